@@ -1,0 +1,49 @@
+# Two commands matter: `make quickstart` and `make test`. Everything else serves them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One OpenMP thread a process: several busy threads on few cores are far slower than one.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export TRL_EXPERIMENTAL_SILENCE ?= 1
+
+# A machine without an NVIDIA driver gets the CPU build of PyTorch; one with a driver is left to pip's choice.
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo 1)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+ifeq ($(HAS_GPU),1)
+PIP_CONSTRAINTS :=
+else
+PIP_CONSTRAINTS := -c constraints-cpu.txt
+endif
+
+.PHONY: help install quickstart test lint format clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(VENV)/.installed ## make the environment and install the package with what development needs
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints-cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "higr_hf needs Python 3.10 or newer: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	extra=""; if [ "$(HAS_GPU)" != 1 ] && $(PYTHON) -c 'import urllib.request as u; u.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)' 2>/dev/null; \
+	then extra="--extra-index-url $(TORCH_CPU_INDEX)"; fi; \
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_CONSTRAINTS) $$extra -e ".[dev]"
+	touch $@
+
+lint: install ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install ## apply style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install lint ## environment, install, lint, the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+quickstart: install ## MovieLens-100K from log to slates, in minutes
+	$(BIN)/python -m training.quickstart --output_dir runs/quickstart
+
+clean: ## remove the environment and the runs
+	rm -rf $(VENV) runs
