@@ -6,4 +6,9 @@ Importing the package registers its configurations, models and tokenizer with th
 
 from __future__ import annotations
 
+from .configuration_higr import HiGRConfig
+from .modeling_higr import HiGRForSlateGeneration, HiGRModel
+
 __version__ = "0.1.0.dev0"
+
+__all__ = ["HiGRConfig", "HiGRForSlateGeneration", "HiGRModel", "__version__"]

@@ -1,0 +1,665 @@
+"""HiGR: a hierarchical slate recommender (arXiv 2512.24787) as a `transformers` model.
+
+Three stages turn a history into a slate: a *context encoder* over the history's units, a heavy *slate planner* that
+writes one plan vector a slot, and a light *item generator* that spells the semantic ID of each slot's item from its
+plan vector. All of it lives in [`HiGRModel`], whose hidden states are aligned with the flat token sequence (position t
+predicts token t + 1), so that [`HiGRForSlateGeneration`] is one linear layer on top and any causal-LM trainer works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .catalog_higr import SIDTrie
+from .configuration_higr import HiGRConfig
+from .generation_higr import SlateGenerationMixin
+from .layers_higr import HiGREncoderLayer, HiGRGeneratorLayer, HiGRPlannerLayer, KeyValue, make_norm, rotary_table
+from .layout_higr import SlateLayout, SlateQueries
+
+MASKED_LOGIT = -1e4
+"""Logit of a token outside the group a position predicts: finite, because trainers average logits."""
+
+
+@dataclass
+class HiGRModelOutput(ModelOutput):
+    """What the three stages computed.
+
+    Args:
+        last_hidden_state (`FloatTensor [B, T, d + L]`, *optional*):
+            Aligned with the flat tokens: position t predicts token t + 1. The last L entries name, one-hot, which
+            group of the vocabulary comes next (see [`SemanticIDHead`]). Given when no `slate_queries` were passed.
+        generator_states (`FloatTensor [B, Q, L, d]`, *optional*):
+            State from which code l of the query's target item is predicted. Given with `slate_queries`.
+        plans (`FloatTensor [B, Q, d]`): One plan vector a query.
+        codes (`LongTensor [B, U, L]`): Codes of every unit of the input, -1 where there is none.
+        items (`LongTensor [B, U]`, *optional*): Catalogue index of every unit, -1 where it is no known item.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    generator_states: torch.FloatTensor | None = None
+    plans: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    items: torch.LongTensor | None = None
+
+
+@dataclass
+class HiGRSlateOutput(ModelOutput):
+    """What [`HiGRForSlateGeneration`] returns.
+
+    Args:
+        loss (`FloatTensor []`, *optional*): With `labels`: mean cross-entropy over the labelled tokens. With
+            `slate_queries`: generator loss + `dense_loss_weight` × dense loss.
+        logits (`FloatTensor [B, T, vocab_size]`, *optional*): Flat next-token logits.
+        generator_loss (`FloatTensor []`, *optional*): Cross-entropy a code token, over all target codes.
+        dense_loss (`FloatTensor []`, *optional*): Cross-entropy over the catalogue, over all targets in it.
+        plans (`FloatTensor [B, Q, d]`, *optional*): One plan vector a query.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    generator_loss: torch.FloatTensor | None = None
+    dense_loss: torch.FloatTensor | None = None
+    plans: torch.FloatTensor | None = None
+
+
+class ItemEmbeddings(nn.Module):
+    """Token embeddings, and how they become one vector a unit or a catalogue item.
+
+    An item's vector is the pooled embedding of its codes (sum, mean or max) + a learned vector of the item itself where
+    `item_embedding` is on + the embeddings of its feature tokens.
+    """
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if config.item_embedding:
+            # Row 0 stands for "no known item" and stays zero.
+            self.embed_items = nn.Embedding(config.num_items + 1, config.hidden_size, padding_idx=0)
+
+    def units(self, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor | None) -> torch.Tensor:
+        """One vector a unit.
+
+        Args:
+            input_ids (`LongTensor [B, T]`): flat tokens.
+            layout: their units.
+            items (`LongTensor [B, U]`, *optional*): catalogue index of every unit, -1 for none.
+
+        Returns:
+            `[B, U, d]`.
+        """
+        tokens = self.embed_tokens(input_ids)
+        batch, _, width = tokens.shape
+        index = layout.unit[..., None].expand_as(tokens)
+        is_code = (layout.level >= 0)[..., None]
+        empty = tokens.new_zeros(batch, layout.size + 1, width)
+        if self.config.pooling == "sum":
+            pooled = empty.scatter_add(1, index, tokens)
+        else:
+            codes, others = torch.where(is_code, tokens, 0), torch.where(is_code, 0, tokens)
+            pooled = empty.scatter_add(1, index, others)
+            if self.config.pooling == "mean":
+                count = empty[..., :1].scatter_add(1, index[..., :1], is_code.to(tokens.dtype))
+                pooled = pooled + empty.scatter_add(1, index, codes) / count.clamp(min=1)
+            else:
+                lowest = torch.where(is_code, tokens, float("-inf"))
+                largest = empty.scatter_reduce(1, index, lowest, reduce="amax", include_self=False)
+                pooled = pooled + torch.where(largest.isfinite(), largest, 0)
+        pooled = pooled[:, : layout.size]
+        if self.config.item_embedding and items is not None:
+            pooled = pooled + self.embed_items(items + 1)
+        return pooled
+
+    def items(self, codes: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Vectors of catalogue items.
+
+        Args:
+            codes (`LongTensor [..., L]`): their codes.
+            index (`LongTensor [...]`): their catalogue index.
+
+        Returns:
+            `[..., d]`.
+        """
+        offsets = torch.tensor(self.config.level_offsets, device=codes.device)
+        tokens = self.embed_tokens(codes + offsets)
+        pool = {"sum": lambda x: x.sum(-2), "mean": lambda x: x.mean(-2), "max": lambda x: x.amax(-2)}
+        pooled = pool[self.config.pooling](tokens)
+        return pooled + self.embed_items(index + 1) if self.config.item_embedding else pooled
+
+
+class ContextEncoder(nn.Module):
+    """Encodes the history's units, causally or in both directions."""
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__()
+        self.causal = config.encoder_attention == "causal"
+        self.layers = nn.ModuleList(HiGREncoderLayer(config) for _ in range(config.encoder_layers))
+        self.norm = make_norm(config)
+
+    def forward(self, units: torch.Tensor, num_history: torch.Tensor, rotary: KeyValue) -> torch.Tensor:
+        """`units [B, U, d]`, of which the first `num_history [B]` count, to the context `[B, U, d]`."""
+        position = torch.arange(units.shape[1], device=units.device)
+        if self.causal:  # later units cannot be seen anyway, whether they are history, slate or padding
+            mask = (position[:, None] >= position)[None, None]
+        else:
+            real = position < num_history[:, None].clamp(min=1)
+            mask = real[:, None, None, :].expand(-1, 1, len(position), -1)
+        for layer in self.layers:
+            units = layer(units, mask, rotary)
+        return self.norm(units)
+
+
+class SlatePlanner(nn.Module):
+    """Writes one plan vector a slot, from the history and the items of the slots before."""
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__()
+        self.embed_slots = nn.Embedding(config.max_slate_size, config.hidden_size)
+        self.layers = nn.ModuleList(HiGRPlannerLayer(config) for _ in range(config.planner_layers))
+        self.norm = make_norm(config)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def slots(self, slot: torch.Tensor) -> torch.Tensor:
+        """Embeddings of slot numbers `[...]`, `[..., d]`; slots past the table share its last row."""
+        return self.embed_slots(slot.clamp(max=self.embed_slots.num_embeddings - 1))
+
+    def key_values(self, context: torch.Tensor, rotary: KeyValue) -> list[KeyValue]:
+        """Cross-attention keys and values of the context for every layer; computed once a slate."""
+        return [layer.cross_attn.key_value(context, rotary) for layer in self.layers]
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        context: list[KeyValue],
+        context_mask: torch.Tensor,
+        self_mask: torch.Tensor | None,
+        rotary: KeyValue,
+        past: list[KeyValue] | None = None,
+    ) -> tuple[torch.Tensor, list[KeyValue]]:
+        """`queries [B, Q, d]` to plan vectors `[B, Q, d]`, and every layer's self-attention cache."""
+        cache = []
+        for index, layer in enumerate(self.layers):
+            before = past[index] if past else None
+            queries, key_value = layer(queries, context[index], context_mask, self_mask, rotary, before)
+            cache.append(key_value)
+        return self.proj(self.norm(queries)), cache
+
+
+class ItemGenerator(nn.Module):
+    """Spells an item's codes, coarse to fine, from its plan vector, which stands where a BOS would."""
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__()
+        self.embed_steps = nn.Embedding(config.num_levels, config.hidden_size)
+        self.layers = nn.ModuleList(HiGRGeneratorLayer(config) for _ in range(config.generator_layers))
+        self.norm = make_norm(config)
+
+    def key_values(self, context: torch.Tensor, rotary: KeyValue) -> list[KeyValue | None]:
+        """Cross-attention keys and values of the context for every layer; `None` without generator context."""
+        return [
+            layer.cross_attn.key_value(context, rotary) if hasattr(layer, "cross_attn") else None
+            for layer in self.layers
+        ]
+
+    def forward(
+        self,
+        steps: torch.Tensor,
+        context: list[KeyValue | None],
+        context_mask: torch.Tensor | None,
+        rotary: KeyValue | None,
+        first_step: int = 0,
+        past: list[KeyValue] | None = None,
+    ) -> tuple[torch.Tensor, list[KeyValue]]:
+        """States from which the codes are predicted.
+
+        Args:
+            steps (`[B, R, S, d]`): per row the plan vector followed by code embeddings (or, with `past`, only the
+                newest of them).
+            context, context_mask, rotary: see [`HiGRGeneratorLayer`].
+            first_step (`int`): step number of `steps[:, :, 0]`.
+            past: every layer's cache of earlier steps.
+
+        Returns:
+            `[B, R, S, d]` and every layer's cache.
+        """
+        number = torch.arange(first_step, first_step + steps.shape[2], device=steps.device)
+        hidden = steps + self.embed_steps(number)
+        cache = []
+        for index, layer in enumerate(self.layers):
+            before = past[index] if past else None
+            hidden, key_value = layer(hidden, context[index], context_mask, rotary, before)
+            cache.append(key_value)
+        return self.norm(hidden), cache
+
+
+class HiGRPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the HiGR models."""
+
+    config_class = HiGRConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ("HiGREncoderLayer", "HiGRPlannerLayer", "HiGRGeneratorLayer")
+    # The Trainer divides the loss by the accumulation steps itself; our losses are means over one batch.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, SemanticIDHead):
+            nn.init.normal_(module.proj, std=std)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, HiGRModel):
+            # Buffers that a checkpoint does not hold come from here, never from uninitialised memory.
+            module.item_codes.fill_(-1)
+            module.item_active.fill_(True)
+
+
+class HiGRModel(HiGRPreTrainedModel):
+    """Context encoder, slate planner and item generator, without a head.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from higr_hf import HiGRConfig, HiGRModel
+    >>> config = HiGRConfig.from_preset("tiny", codebook_sizes=[4, 4], item_embedding=False, dense_head=False)
+    >>> model = HiGRModel(config).eval()
+    >>> a, b = config.level_offsets
+    >>> ids = torch.tensor([[config.bos_token_id, a + 1, b + 2, config.slate_token_id, a, b]])
+    >>> model(ids).last_hidden_state.shape  # width 64, and one more for each of the two levels
+    torch.Size([1, 6, 66])
+
+    ```
+    """
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__(config)
+        self.embeddings = ItemEmbeddings(config)
+        self.encoder = ContextEncoder(config)
+        self.planner = SlatePlanner(config)
+        copies = 1 if config.shared_generator else config.slate_size
+        self.generators = nn.ModuleList(ItemGenerator(config) for _ in range(copies))
+        self.dropout = nn.Dropout(config.dropout)
+        self.gradient_checkpointing = False
+        self.register_buffer("item_codes", torch.full((config.num_items, config.num_levels), -1, dtype=torch.long))
+        self.register_buffer("item_active", torch.ones(config.num_items, dtype=torch.bool))
+        self._trie: SIDTrie | None = None
+        self._trie_source: tuple | None = None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings, `[vocab_size, d]`."""
+        return self.embeddings.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings."""
+        self.embeddings.embed_tokens = value
+
+    @torch.no_grad()
+    def set_catalog(self, codes: torch.Tensor) -> None:
+        """Give the model its catalogue, so that it can decode items and knows their vectors.
+
+        Args:
+            codes (`LongTensor [N, L]`): unique semantic IDs by item index; N must be `config.num_items`.
+
+        Raises:
+            ValueError: when the shape does not fit the configuration, a code is outside its level, or two items share
+                a semantic ID.
+        """
+        codes = torch.as_tensor(codes, dtype=torch.long)
+        if tuple(codes.shape) != tuple(self.item_codes.shape):
+            raise ValueError(
+                f"The model was configured for {self.config.num_items} items of {self.config.num_levels} levels; the "
+                f"catalogue given has shape {list(codes.shape)}. Build the config with num_items={len(codes)}."
+            )
+        SIDTrie.build(codes, self.config.codebook_sizes)
+        self.item_codes.copy_(codes)
+        self._trie = None
+
+    def _catalog_source(self) -> tuple:
+        return self.item_codes.data_ptr(), self.item_codes.device, self.item_codes._version
+
+    @property
+    def has_catalog(self) -> bool:
+        """Whether the model can decode items: a catalogue has been set, or came with the checkpoint."""
+        if self._trie is not None and self._trie_source == self._catalog_source():
+            return True
+        return self.config.num_items > 0 and bool((self.item_codes[0] >= 0).all())
+
+    def trie(self) -> SIDTrie:
+        """The catalogue's prefix tree, built on first use on the device the catalogue is on.
+
+        Raises:
+            ValueError: when the model has no catalogue.
+        """
+        source = self._catalog_source()
+        if self._trie is None or self._trie_source != source:
+            if not self.has_catalog:
+                raise ValueError(
+                    "This model has no catalogue. Build its config with num_items=N and call "
+                    "`model.set_catalog(tokenizer.codes)`, or load a checkpoint that was saved with one."
+                )
+            self._trie, self._trie_source = SIDTrie.build(self.item_codes, self.config.codebook_sizes), source
+        return self._trie
+
+    def unit_items(self, layout: SlateLayout) -> torch.Tensor | None:
+        """Catalogue index of every unit `[B, U]`, -1 for units that are no known item; `None` without a catalogue."""
+        return self.trie().lookup(layout.codes) if self.has_catalog else None
+
+    def rotary(self, positions: torch.Tensor) -> KeyValue:
+        """Rotary tables of unit positions `[B, T]`."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        dtype = self.planner.proj.weight.dtype
+        return rotary_table(positions, head_dim, self.config.rope_theta, dtype)
+
+    def encode(self, units: torch.Tensor, num_history: torch.Tensor) -> tuple[torch.Tensor, KeyValue]:
+        """Encode the history.
+
+        Args:
+            units (`[B, U, d]`): unit vectors.
+            num_history (`LongTensor [B]`): how many of them are history.
+
+        Returns:
+            The context `[B, U, d]` and the rotary tables of its positions.
+        """
+        rotary = self.rotary(torch.arange(units.shape[1], device=units.device)[None])
+        return self.encoder(self.dropout(units), num_history, rotary), rotary
+
+    def query_inputs(self, units: torch.Tensor | None, queries: SlateQueries) -> torch.Tensor:
+        """Planner inputs `[B, Q, d]`: the item of the slot before or the slate's start, its slot and the wish."""
+        start = self.embeddings.embed_tokens.weight[self.config.slate_token_id]
+        inputs = start.expand(*queries.slot.shape, -1)
+        if units is not None:
+            index = queries.previous.clamp(min=0)[..., None].expand(-1, -1, units.shape[-1])
+            inputs = torch.where(queries.previous[..., None] >= 0, units.gather(1, index), inputs)
+        return inputs + self.planner.slots(queries.slot) + self.embeddings.embed_tokens(queries.wish)
+
+    def spell(
+        self,
+        plans: torch.Tensor,
+        codes: torch.Tensor,
+        slot: torch.Tensor,
+        context: torch.Tensor,
+        context_rotary: KeyValue,
+        queries: SlateQueries,
+        context_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Teacher-forced item generation for all queries at once.
+
+        Args:
+            plans (`[B, Q, d]`): plan vectors.
+            codes (`LongTensor [B, Q, L]`): codes of each query's target (anything where there is none).
+            slot (`LongTensor [B, Q]`): slot of each query.
+            context (`[B, U, d]`), context_rotary: the encoded history.
+            queries, context_mask: as for the planner.
+
+        Returns:
+            `[B, Q, L, d]`: states from which code l is predicted.
+        """
+        levels = self.config.num_levels
+        offsets = torch.tensor(self.config.level_offsets, device=codes.device)
+        tokens = self.embeddings.embed_tokens((codes.clamp(min=0) + offsets)[..., :-1])
+        steps = torch.cat([plans.unsqueeze(2), tokens], dim=2)
+        mask = context_mask.repeat_interleave(levels, dim=2)
+        rotary = self.rotary((queries.context + queries.slot).repeat_interleave(levels, dim=1))
+        if self.config.shared_generator:
+            generator = self.generators[0]
+            return generator(steps, generator.key_values(context, context_rotary), mask, rotary)[0]
+        states = torch.zeros_like(steps)
+        for index, generator in enumerate(self.generators):
+            last = index == len(self.generators) - 1
+            chosen = (slot >= index) if last else (slot == index)
+            mine = generator(steps, generator.key_values(context, context_rotary), mask, rotary)[0]
+            states = torch.where(chosen[..., None, None], mine, states)
+        return states
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        slate_queries: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> HiGRModelOutput:
+        r"""
+        Args:
+            input_ids (`LongTensor [B, T]`): flat tokens.
+            attention_mask (`[B, T]`, *optional*): 1 for real tokens; padding may stand on either side.
+            slate_queries (`LongTensor [B, Q, 6]`, *optional*): which slots to predict, see [`SlateQueries`]; made by
+                `SlateCollator` to train many slates of a history at once. Without it the flat causal-LM reading is
+                used.
+            **kwargs: `use_cache`, `position_ids` and the like, which trainers send; not used.
+
+        Returns:
+            [`HiGRModelOutput`].
+        """
+        if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            raise ValueError("input_ids must have shape [batch, tokens] with at least one token (`<bos>`).")
+        layout = SlateLayout.parse(input_ids, attention_mask, self.config)
+        items = self.unit_items(layout) if self.config.item_embedding or slate_queries is not None else None
+        units = self.embeddings.units(input_ids, layout, items)
+        context, context_rotary = self.encode(units, layout.num_history)
+
+        queries = SlateQueries.flat(layout) if slate_queries is None else SlateQueries.unpack(slate_queries)
+        context_mask, self_mask = queries.masks(layout.size)
+        rotary = self.rotary(queries.context + queries.slot)
+        plans, _ = self.planner(
+            self.dropout(self.query_inputs(units, queries)),
+            self.planner.key_values(context, context_rotary),
+            context_mask,
+            self_mask,
+            rotary,
+        )
+        index = queries.target.clamp(min=0)[..., None].expand(-1, -1, self.config.num_levels)
+        codes = layout.codes.gather(1, index)
+        states = self.spell(plans, codes, queries.slot, context, context_rotary, queries, context_mask)
+        if slate_queries is not None:
+            return HiGRModelOutput(generator_states=states, plans=plans, codes=layout.codes, items=items)
+        hidden = self._to_flat(states, layout)
+        return HiGRModelOutput(last_hidden_state=hidden, plans=plans, codes=layout.codes, items=items)
+
+    def _to_flat(self, states: torch.Tensor, layout: SlateLayout) -> torch.Tensor:
+        """Bring `states [B, U, L, d]` to the flat positions that predict from them, and append the group's one-hot.
+
+        The last token of a unit asks for the next unit's first code; a code inside an item for the item's next code.
+        A position that is followed by a feature token predicts nothing we model: it gets a zero state, a uniform
+        distribution that teaches and costs nothing. So does every history position of a bidirectional encoder, which
+        has already seen what it would predict.
+        """
+        levels, width = self.config.num_levels, states.shape[-1]
+        inner = (layout.level >= 0) & (layout.level < levels - 1)  # more codes of this item follow
+        inside = inner & (layout.unit > 0)
+        query = torch.where(inside, layout.unit - 1, layout.unit)
+        step = torch.where(inside, layout.level + 1, 0)
+        known = inside | (layout.boundary & ~inner)
+        if self.config.encoder_attention == "bidirectional":
+            known = known & (query >= layout.num_history[:, None])
+        index = (query.clamp(0, layout.size - 1) * levels + step)[..., None].expand(-1, -1, width)
+        hidden = states.flatten(1, 2).gather(1, index)
+        hidden = torch.where(known[..., None], hidden, 0)
+        group = torch.where(inner, layout.level + 1, 0)
+        return torch.cat([hidden, nn.functional.one_hot(group, levels).to(hidden.dtype)], dim=-1)
+
+
+class SemanticIDHead(nn.Module):
+    """One linear layer over the whole vocabulary that is a softmax *per group* all the same.
+
+    Group 0 is everything that may begin a unit (special and feature tokens and the codes of level 0), group l the codes
+    of level l. The hidden state ends in a one-hot of the group that comes next; the matching columns of `weight` hold 0
+    for the group's own tokens and -1e4 for all others. Trainers that read `get_output_embeddings().weight` instead of
+    the logits therefore get exactly the same distribution.
+    """
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.proj = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.bias = None
+        self.in_features, self.out_features = config.hidden_size + config.num_levels, config.vocab_size
+
+    def group_slice(self, group: int) -> slice:
+        """The contiguous token ids of a group."""
+        offsets = self.config.level_offsets
+        return slice(0 if group == 0 else offsets[group], offsets[group] + self.config.codebook_sizes[group])
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """`[vocab_size, d + L]`, differentiable in its first d columns."""
+        groups = torch.full((self.config.vocab_size, self.config.num_levels), MASKED_LOGIT)
+        for group in range(self.config.num_levels):
+            groups[self.group_slice(group), group] = 0
+        return torch.cat([self.proj, groups.to(self.proj)], dim=1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[..., d + L]` to logits `[..., vocab_size]`."""
+        return nn.functional.linear(hidden, self.weight)
+
+    def group_logits(self, states: torch.Tensor, group: int) -> torch.Tensor:
+        """`[..., d]` to the logits of one group's tokens only, `[..., size of the group]`."""
+        return nn.functional.linear(states, self.proj[self.group_slice(group)])
+
+
+class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
+    """HiGR with its head: trains on slates or as a flat causal language model, and generates slates.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from higr_hf import HiGRConfig, HiGRForSlateGeneration
+    >>> codes = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    >>> config = HiGRConfig.from_preset("tiny", codebook_sizes=[4, 4], num_items=16)
+    >>> model = HiGRForSlateGeneration(config).eval()
+    >>> model.set_catalog(codes)
+    >>> a, b = config.level_offsets
+    >>> prompt = torch.tensor([[config.bos_token_id, a + 1, b + 2, config.slate_token_id]])
+    >>> out = model.generate(prompt, slate_size=3, exclude=[[6]], return_dict_in_generate=True)
+    >>> out.items.shape, 6 in out.items
+    (torch.Size([1, 3]), False)
+
+    ```
+    """
+
+    _tied_weights_keys = None
+
+    def __init__(self, config: HiGRConfig) -> None:
+        super().__init__(config)
+        self.model = HiGRModel(config)
+        self.lm_head = SemanticIDHead(config)
+        self.post_init()
+        # A fresh object: attributes set on a default one are lost on reload, and a leaked sampling default is silent.
+        self.generation_config = GenerationConfig(
+            do_sample=False,
+            num_beams=config.num_beams,
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+
+    def get_output_embeddings(self) -> SemanticIDHead:
+        """The head; `weight` is `[vocab_size, d + L]`."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: SemanticIDHead) -> None:
+        """Replace the head."""
+        self.lm_head = value
+
+    def set_catalog(self, codes: torch.Tensor) -> None:
+        """See [`HiGRModel.set_catalog`]."""
+        self.model.set_catalog(codes)
+
+    def check_tokenizer(self, tokenizer) -> None:
+        """Refuse a tokenizer that names items differently from the one this model was trained with.
+
+        Raises:
+            ValueError: when the fingerprints differ.
+        """
+        expected = self.config.tokenizer_fingerprint
+        found = getattr(tokenizer, "fingerprint", None)
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"This tokenizer does not belong to the model: its fingerprint is {found}, the model was trained with "
+                f"{expected}. Load the tokenizer from the model's own directory."
+            )
+
+    def item_vectors(self) -> torch.Tensor:
+        """The vector of every catalogue item, `[N, d]`, differentiable."""
+        index = torch.arange(self.config.num_items, device=self.model.item_codes.device)
+        return self.model.embeddings.items(self.model.item_codes, index)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        slate_queries: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> HiGRSlateOutput:
+        r"""
+        Args:
+            input_ids (`LongTensor [B, T]`): flat tokens.
+            attention_mask (`[B, T]`, *optional*): 1 for real tokens.
+            labels (`LongTensor [B, T]`, *optional*): token ids, -100 where no loss is wanted; shifted inside. Feature
+                tokens are inputs and never count.
+            slate_queries (`LongTensor [B, Q, 6]`, *optional*): train on these slots instead, see [`SlateQueries`].
+
+        Returns:
+            [`HiGRSlateOutput`].
+        """
+        outputs = self.model(input_ids, attention_mask=attention_mask, slate_queries=slate_queries, **kwargs)
+        if slate_queries is not None:
+            return self._slate_loss(outputs, SlateQueries.unpack(slate_queries))
+        logits = self.lm_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            first_code = self.config.level_offsets[0]
+            is_feature = (labels >= self.config.feature_offset) & (labels < first_code)
+            targets = labels.masked_fill(is_feature, -100)[:, 1:]
+            loss = nn.functional.cross_entropy(
+                logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100
+            )
+        return HiGRSlateOutput(loss=loss, logits=logits, plans=outputs.plans)
+
+    def _slate_loss(self, outputs: HiGRModelOutput, queries: SlateQueries) -> HiGRSlateOutput:
+        """Cross-entropy over the codes of every target, and over the catalogue for the dense head."""
+        # Unasked queries are ignored by label, not by indexing: no shape depends on the data, nothing waits for a GPU.
+        asked = queries.target >= 0
+        target = queries.target.clamp(min=0)
+        codes = outputs.codes.gather(1, target[..., None].expand(-1, -1, self.config.num_levels))
+        codes = codes.masked_fill(~asked[..., None], -100)
+        total = 0.0
+        for level in range(self.config.num_levels):
+            logits = self.lm_head.group_logits(outputs.generator_states[:, :, level], level).float()
+            labels = codes[:, :, level]
+            if level == 0:  # the group of level 0 also holds the special tokens
+                labels = torch.where(labels >= 0, labels + self.config.level_offsets[0], labels)
+            total = total + nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        # A batch without targets has loss 0, not NaN.
+        generator_loss = total / (asked.sum() * self.config.num_levels).clamp(min=1)
+        loss, dense_loss = generator_loss, None
+        if self.config.dense_head and self.config.dense_loss_weight:
+            items = outputs.items.gather(1, target)
+            items = torch.where(asked & (items >= 0), items, -100)
+            scores = (outputs.plans @ self.item_vectors().T).float()
+            dense_loss = nn.functional.cross_entropy(scores.flatten(0, 1), items.flatten(), reduction="sum")
+            dense_loss = dense_loss / (items >= 0).sum().clamp(min=1)
+            loss = loss + self.config.dense_loss_weight * dense_loss
+        return HiGRSlateOutput(
+            loss=loss,
+            generator_loss=generator_loss.detach(),
+            plans=None,
+            dense_loss=None if dense_loss is None else dense_loss.detach(),
+        )
