@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from transformers import BatchEncoding, TokenizersBackend
 
 from .item_table_higr import ITEMS_FILE, SIDS_FILE, ItemTable
-from .sid_layout_higr import SPECIAL_TOKENS, SIDLayout, build_backend, load_backend
+from .vocabulary_higr import SPECIAL_TOKENS, SIDVocabulary, build_backend, load_backend
 
 
 class HiGRTokenizer(TokenizersBackend):
@@ -80,7 +80,7 @@ class HiGRTokenizer(TokenizersBackend):
         self.num_feedback_levels = int(num_feedback_levels)
         self.num_time_buckets = int(num_time_buckets)
         self.collision_rule = collision_rule
-        self.layout = SIDLayout(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets)
+        self.sid_vocabulary = SIDVocabulary(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets)
         self._fingerprint: str | None = None
         if item_table is None:
             files = {SIDS_FILE: item_sids_file, ITEMS_FILE: items_file}
@@ -98,7 +98,9 @@ class HiGRTokenizer(TokenizersBackend):
                 f"{self.fingerprint[:12]}, tokenizer_config.json says {fingerprint[:12]}: the files are corrupt or of "
                 "different saves. Save the tokenizer again, or restore one whole version."
             )
-        backend = load_backend(self.layout, tokenizer_file) if tokenizer_file else build_backend(self.layout)
+        backend = (
+            load_backend(self.sid_vocabulary, tokenizer_file) if tokenizer_file else build_backend(self.sid_vocabulary)
+        )
 
         named = kwargs.pop("model_specific_special_tokens", None) or {}
         kwargs = {**SPECIAL_TOKENS, **kwargs, **named}
@@ -241,17 +243,17 @@ class HiGRTokenizer(TokenizersBackend):
     @property
     def num_levels(self) -> int:
         """L, the tokens an item."""
-        return self.layout.num_levels
+        return self.sid_vocabulary.num_levels
 
     @property
     def feature_offset(self) -> int:
         """The first feature token's id; feedback levels come before time buckets."""
-        return self.layout.feature_offsets["feedback"]
+        return self.sid_vocabulary.feature_offsets["feedback"]
 
     @property
     def level_offsets(self) -> tuple[int, ...]:
         """The token id of code 0 of every level."""
-        return self.layout.level_offsets
+        return self.sid_vocabulary.level_offsets
 
     @property
     def catalog_version(self) -> int:
@@ -329,7 +331,7 @@ class HiGRTokenizer(TokenizersBackend):
             if len(values) != len(indices):
                 raise ValueError(f"{feature} has {len(values)} values for {len(indices)} items: pass one an item.")
             for unit, position in zip(units, known.tolist(), strict=True):
-                token = self.layout.feature_token(feature, values[position], position)
+                token = self.sid_vocabulary.feature_token(feature, values[position], position)
                 if token is not None:
                     unit.append(token)
         return units
@@ -369,7 +371,7 @@ class HiGRTokenizer(TokenizersBackend):
 
     def token_ids_to_text(self, token_ids: Sequence[int]) -> str:
         """Token ids as text, special tokens included."""
-        return "".join([self.layout.tokens[token] for token in token_ids])
+        return "".join([self.sid_vocabulary.tokens[token] for token in token_ids])
 
     def build_prompt(
         self,
@@ -393,7 +395,7 @@ class HiGRTokenizer(TokenizersBackend):
             if max_history < 0:
                 raise ValueError(f"max_history must not be negative, got {max_history}.")
             units = units[max(0, len(units) - max_history) :]
-        asked = self.layout.feature_token("feedback", wish)
+        asked = self.sid_vocabulary.feature_token("feedback", wish)
         suffix = [self.slate_token_id] if asked is None else [self.slate_token_id, asked]
         return self.token_ids_to_text([self.bos_token_id, *(token for unit in units for token in unit), *suffix])
 
@@ -428,9 +430,9 @@ class HiGRTokenizer(TokenizersBackend):
     def token_ids_to_indices(self, token_ids: Any) -> np.ndarray:
         """Item indices int64 `[n]` in a flat sequence of token ids, -1 where the codes name no item.
 
-        [`~SIDLayout.parse`] says where an item starts and ends; a malformed one is one -1.
+        [`~SIDVocabulary.parse`] says where an item starts and ends; a malformed one is one -1.
         """
-        codes, _ = self.layout.parse(token_ids)
+        codes, _ = self.sid_vocabulary.parse(token_ids)
         return self._table.lookup(codes)
 
     def token_ids_to_items(self, token_ids: Any) -> list[str | None] | list[list[str | None]]:

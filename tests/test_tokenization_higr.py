@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from higr_hf.item_table_higr import ItemTable, UnknownItemError
-from higr_hf.sid_layout_higr import SIDLayout
 from higr_hf.tokenization_higr import HiGRTokenizer
+from higr_hf.vocabulary_higr import SIDVocabulary
 
 IDS = ["milk", "bread", "tea", "jam"]
 CODES = np.array([[0, 1, 2], [1, 0, 0], [1, 0, 1], [1, 2, 0]])
@@ -60,10 +60,10 @@ def test_vocabulary_order_is_special_feedback_time_codes(tokenizer):
 
 
 def test_level_letters_skip_the_feature_letters():
-    tokens = SIDLayout([1] * 8, 1, 1).tokens
+    tokens = SIDVocabulary([1] * 8, 1, 1).tokens
     assert tokens[5:] == [f"<{letter}_0>" for letter in "ftabcdeghi"]
     with pytest.raises(ValueError, match="9 levels"):
-        SIDLayout([1] * 9)
+        SIDVocabulary([1] * 9)
 
 
 def test_prompt_and_completion(tokenizer):
@@ -130,7 +130,9 @@ def test_batches_are_padded_on_the_left(tokenizer):
 @given(catalogues(), st.data())
 def test_items_text_and_tokens_round_trip(tokenizer, data):
     rows = data.draw(st.lists(st.integers(0, tokenizer.num_items - 1), max_size=8))
-    levels = [st.none() | st.integers(-1, max(-1, size - 1)) for size in tokenizer.layout.feature_sizes.values()]
+    levels = [
+        st.none() | st.integers(-1, max(-1, size - 1)) for size in tokenizer.sid_vocabulary.feature_sizes.values()
+    ]
     feedback, times = ([data.draw(level) for _ in rows] for level in levels)
     items = [tokenizer.index_to_item(row) for row in rows]
     text = tokenizer.encode_items(items, feedback, times)
@@ -156,7 +158,7 @@ def test_concatenated_text_gives_concatenated_tokens(tokenizer, left, right):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 20), max_size=30))
 def test_parsing_agrees_with_a_plain_loop(tokenizer, ids):
-    layout, units, previous_is_code = tokenizer.layout, [], False
+    layout, units, previous_is_code = tokenizer.sid_vocabulary, [], False
     for token in ids:
         level = next((n for n, o in enumerate(layout.level_offsets) if o <= token < o + SIZES[n]), None)
         if level is not None and (level == 0 or not previous_is_code):
@@ -288,7 +290,7 @@ def test_save_and_load_keep_everything(tokenizer, tmp_path):
     saved = tokenizer.save_pretrained(tmp_path)
     assert all(os.path.isfile(path) for path in saved)
     expected = {"tokenizer.json", "tokenizer_config.json", "item_sids.safetensors", "items.json"}
-    code = {"tokenization_higr.py", "item_table_higr.py", "sid_layout_higr.py"}
+    code = {"tokenization_higr.py", "item_table_higr.py", "vocabulary_higr.py"}
     assert set(os.listdir(tmp_path)) == expected | code
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["auto_map"] == {"AutoTokenizer": ["tokenization_higr.HiGRTokenizer", None]}

@@ -1,4 +1,4 @@
-"""The token layout: which id stands for which special token, feature level or code, and how a sequence is parsed."""
+"""The vocabulary: which id stands for which special token, feature level or code, and how a sequence is parsed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPECIAL_TOKENS = {
 LEVEL_LETTERS = "abcdeghi"
 
 
-class SIDLayout:
+class SIDVocabulary:
     """Token ids in their order: special tokens (0-4), feedback levels, time buckets, then the codes level by level.
 
     Args:
@@ -33,7 +33,7 @@ class SIDLayout:
         feature_offsets (`dict[str, int]`): the id of the first `"feedback"` level and of the first `"time_buckets"`.
 
     Example:
-        >>> SIDLayout([2, 2], num_feedback_levels=1).tokens[5:]
+        >>> SIDVocabulary([2, 2], num_feedback_levels=1).tokens[5:]
         ['<f_0>', '<a_0>', '<a_1>', '<b_0>', '<b_1>']
     """
 
@@ -112,21 +112,21 @@ class SIDLayout:
         return codes, well_formed
 
 
-def build_backend(layout: SIDLayout) -> Tokenizer:
-    """The Rust tokenizer of a layout: one word a token, white space between tokens ignored."""
-    vocabulary = {token: index for index, token in enumerate(layout.tokens)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
+def build_backend(vocabulary: SIDVocabulary) -> Tokenizer:
+    """The Rust tokenizer of a vocabulary: one word a token, white space between tokens ignored."""
+    words = {token: index for index, token in enumerate(vocabulary.tokens)}
+    backend = Tokenizer(models.WordLevel(words, unk_token=SPECIAL_TOKENS["unk_token"]))
     split = pre_tokenizers.Split(Regex("<[^<>]*>"), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
     backend.decoder = decoders.Fuse()
     return backend
 
 
-def load_backend(layout: SIDLayout, tokenizer_file: str) -> Tokenizer:
-    """Read a Rust tokenizer and check it against the layout; tokens behind the layout's own may be added ones.
+def load_backend(vocabulary: SIDVocabulary, tokenizer_file: str) -> Tokenizer:
+    """Read a Rust tokenizer and check it against the vocabulary; tokens behind the vocabulary's own were added later.
 
     Raises:
-        ValueError: for a truncated or corrupt file, or one of another layout.
+        ValueError: for a truncated or corrupt file, or one of another vocabulary.
     """
     try:
         backend = Tokenizer.from_file(tokenizer_file)
@@ -134,12 +134,12 @@ def load_backend(layout: SIDLayout, tokenizer_file: str) -> Tokenizer:
         raise ValueError(
             f"{tokenizer_file} is truncated or corrupt ({error}): save or download the tokenizer again."
         ) from error
-    vocabulary = backend.get_vocab(with_added_tokens=True)
-    for index, token in enumerate(layout.tokens):
-        if vocabulary.get(token) != index:
+    words = backend.get_vocab(with_added_tokens=True)
+    for index, token in enumerate(vocabulary.tokens):
+        if words.get(token) != index:
             raise ValueError(
-                f"{tokenizer_file} gives {token!r} the id {vocabulary.get(token)}, the codebook sizes "
-                f"{list(layout.codebook_sizes)} of tokenizer_config.json ask for {index}: the files do not belong "
+                f"{tokenizer_file} gives {token!r} the id {words.get(token)}, the codebook sizes "
+                f"{list(vocabulary.codebook_sizes)} of tokenizer_config.json ask for {index}: the files do not belong "
                 "together. Save or download the tokenizer again."
             )
     return backend
