@@ -1,5 +1,7 @@
 """From an interaction log to histories, target slates and item embeddings."""
 
+from .collaborative import collaborative_embeddings
+from .embeddings import item_embeddings, load_embeddings, text_embeddings
 from .errors import DataError
 from .filters import drop_repeats, k_core
 from .readers import read_table
@@ -11,12 +13,16 @@ __all__ = [
     "DataError",
     "InteractionLog",
     "LogInfo",
+    "collaborative_embeddings",
     "drop_repeats",
+    "item_embeddings",
     "k_core",
     "leave_last_out",
     "list_sources",
+    "load_embeddings",
     "load_source",
     "read_log",
     "read_table",
     "split_report",
+    "text_embeddings",
 ]

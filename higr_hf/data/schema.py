@@ -15,7 +15,7 @@ Interaction columns (`user_id`, `item_id`, `timestamp` are required, everything 
 Any other column is kept under its own name and may be used in a rule. Three flags are derived from the rules of the
 source (`LogInfo`): `engaged` (the event enters histories and targets), `view` (an effective view) and `negative`.
 
-Item columns: `item_id`, `title`, `text` (what a text encoder reads), `categories` (list of strings), and anything more.
+Item columns: `item_id`, `title`, `text` (what a text encoder reads), `categories` (strings), and anything more.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def leave_last_out(
     eligible = lengths >= 2 * slate_size + min_history
     if not eligible.any():
         raise DataError(
-            f"every user has fewer than 2 * {slate_size} + {min_history} engaged events (the most is {lengths.max()}): "
-            "a smaller slate_size, or a log with longer sequences"
+            f"every user has fewer than 2 * {slate_size} + {min_history} engaged events "
+            f"(the most is {lengths.max()}): a smaller slate_size, or a log with longer sequences"
         )
     cut = np.where(eligible, lengths - 2 * slate_size, lengths)
     in_train = eligible | (lengths > 0) if short_users == "train" else eligible

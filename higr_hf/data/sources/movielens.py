@@ -73,8 +73,8 @@ def load(name: str, *, folder: Path, local_path: Path | None = None) -> Interact
         citation=_CITATION,
         homepage=f"https://grouplens.org/datasets/movielens/{name.removeprefix('movielens-')}/",
         description=(
-            "Films rated by users with at least 20 ratings each. Times are those of the rating, not of the viewing, and "
-            "many ratings of a user share one second; ratings of equal time keep their order in the file."
+            "Films rated by users with at least 20 ratings each. Times are those of the rating, not of the viewing, "
+            "and many ratings of a user share one second; ratings of equal time keep their order in the file."
         ),
         feedback="rating",
         view_rule="rating >= 4",
