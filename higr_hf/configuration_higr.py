@@ -161,8 +161,8 @@ class HiGRConfig(PreTrainedConfig):
             )
         if math.prod(self.codebook_sizes) >= 2**62:
             raise ValueError(
-                f"codebook_sizes {self.codebook_sizes} span more than 2^62 semantic IDs, which no longer fit one int64 "
-                "key; use fewer or smaller levels."
+                f"codebook_sizes {self.codebook_sizes} span more than 2^62 semantic IDs, which no longer fit one "
+                "int64 key; use fewer or smaller levels."
             )
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(

@@ -52,10 +52,11 @@ class HiGRGenerateOutput(ModelOutput):
 class _Context:
     """The encoded history, and what every layer needs of it, computed once a slate.
 
-    `planner` and `generators` hold keys and values `[B, heads, U, head_dim]` a layer; `mask` is `BoolTensor
-    [B, 1, 1, U]`; `length` is `LongTensor [B]`.
+    `encoded` is `[B, U, d]`; `planner` and `generators` hold keys and values `[B, heads, U, head_dim]` a layer; `mask`
+    is `BoolTensor [B, 1, 1, U]`; `length` is `LongTensor [B]`.
     """
 
+    encoded: torch.Tensor
     planner: list[KeyValue]
     generators: list[list[KeyValue | None]]
     mask: torch.Tensor
@@ -216,6 +217,7 @@ class SlateGenerationMixin(GenerationMixin):
         encoded, rotary = model.encode(units, layout.num_history)
         unit = torch.arange(layout.size, device=input_ids.device)
         return _Context(
+            encoded=encoded,
             planner=model.planner.key_values(encoded, rotary),
             generators=[generator.key_values(encoded, rotary) for generator in model.generators],
             mask=(unit < layout.num_history[:, None].clamp(min=1))[:, None, None],
@@ -248,8 +250,10 @@ class _SlateSearch:
         self.num_beams, self.temperature = num_beams, temperature
         self.rerank_weight, self.generator = rerank_weight, generator
 
-    def _queries(self, context: _Context, wish: torch.Tensor, first: int, count: int) -> SlateQueries:
-        """Queries of slots `first … first + count - 1` of every row, with nothing fed back yet."""
+    def _queries(
+        self, context: _Context, wish: torch.Tensor, first: int, count: int, feeding: bool = False
+    ) -> SlateQueries:
+        """Queries of slots `first … first + count - 1` of every row; `feeding` the item before each but the first."""
         batch = len(wish)
         slot = torch.arange(first, first + count, device=wish.device).expand(batch, -1)
         zero = torch.zeros_like(slot)
@@ -257,15 +261,20 @@ class _SlateSearch:
             context=context.length[:, None].expand(-1, count),
             slot=slot,
             window=zero,
-            previous=zero - 1,
+            previous=torch.where(slot > 0, slot, -1) if feeding else zero - 1,
             target=zero - 1,
             wish=wish[:, None].expand(-1, count),
         )
 
     def _plan(
-        self, context: _Context, queries: SlateQueries, inputs: torch.Tensor, past: list[KeyValue] | None
+        self,
+        context: _Context,
+        queries: SlateQueries,
+        fed: torch.Tensor | None = None,
+        past: list[KeyValue] | None = None,
     ) -> tuple[torch.Tensor, list[KeyValue]]:
         model = self.model.model
+        inputs = model.query_inputs(context.encoded, queries, fed)
         rotary = model.rotary(queries.context + queries.slot)
         self_mask = queries.masks(1)[1] if queries.slot.shape[1] > 1 else None
         return model.planner(inputs, context.planner, context.mask, self_mask, rotary, past)
@@ -275,22 +284,16 @@ class _SlateSearch:
     ) -> HiGRGenerateOutput:
         """Plan a slot, decode its item, feed the item back; `[B, M]` items."""
         model = self.model.model
-        past, fed, chosen = None, [], []
+        past, chosen = None, []
+        # Nothing is fed to the first slot; the zero vector only keeps its place.
+        fed = [torch.zeros_like(context.encoded[:, :1])]
         for slot in range(slate_size):
             if use_cache:
-                queries = self._queries(context, wish, slot, 1)
-                inputs = model.query_inputs(None, queries)
-                if slot:
-                    start = model.embeddings.embed_tokens.weight[self.config.slate_token_id]
-                    inputs = inputs - start + fed[-1]
-                plans, past = self._plan(context, queries, inputs, past)
+                queries = self._queries(context, wish, slot, 1, feeding=True)
+                plans, past = self._plan(context, queries, fed[-1], past)
             else:
-                queries = self._queries(context, wish, 0, slot + 1)
-                inputs = model.query_inputs(None, queries)
-                if slot:
-                    start = model.embeddings.embed_tokens.weight[self.config.slate_token_id]
-                    inputs = torch.cat([inputs[:, :1], inputs[:, 1:] - start + torch.cat(fed, dim=1)], dim=1)
-                plans = self._plan(context, queries, inputs, None)[0][:, -1:]
+                queries = self._queries(context, wish, 0, slot + 1, feeding=True)
+                plans = self._plan(context, queries, torch.cat(fed, dim=1))[0][:, -1:]
             items, scores = self.item_beam(context, plans, slot, use_cache)
             best = items[:, 0, :1]
             self.legal.exclude(best)
@@ -308,8 +311,7 @@ class _SlateSearch:
     def plan_once(self, context: _Context, wish: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
         """Plan all slots in one pass, decode them together, then settle duplicates in slot order."""
         queries = self._queries(context, wish, 0, slate_size)
-        inputs = self.model.model.query_inputs(None, queries)
-        plans, _ = self._plan(context, queries, inputs, None)
+        plans, _ = self._plan(context, queries)
         if self.temperature is not None:
             return self._sampled_slots(context, plans)
         # With W ≥ M distinct candidates a slot, the slots before it can never take them all.
@@ -341,7 +343,7 @@ class _SlateSearch:
     def first_plan(self, context: _Context, wish: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
         """The M best items of the first slot's beam."""
         queries = self._queries(context, wish, 0, 1)
-        plans, _ = self._plan(context, queries, self.model.model.query_inputs(None, queries), None)
+        plans, _ = self._plan(context, queries)
         if self.temperature is not None:
             return self._sampled_slots(context, plans.expand(-1, slate_size, -1))
         self.num_beams = max(self.num_beams, slate_size)

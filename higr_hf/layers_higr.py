@@ -1,4 +1,4 @@
-"""The blocks HiGR is built of: rotary attention over one's own sequence or over a context, and a feed-forward layer."""
+"""The blocks HiGR is built of: rotary attention over one's own sequence or a context, and a feed-forward layer."""
 
 from __future__ import annotations
 

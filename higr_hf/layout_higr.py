@@ -47,7 +47,7 @@ class SlateLayout:
             attention_mask (`[B, T]`, *optional*): 1 for real tokens; `<pad>` is never real.
             config (`HiGRConfig`): the vocabulary.
         """
-        batch, length = input_ids.shape
+        batch = len(input_ids)
         device = input_ids.device
         offsets = torch.tensor(config.level_offsets, device=device)
         real = input_ids != config.pad_token_id

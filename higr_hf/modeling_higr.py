@@ -70,8 +70,8 @@ class HiGRSlateOutput(ModelOutput):
 class ItemEmbeddings(nn.Module):
     """Token embeddings, and how they become one vector a unit or a catalogue item.
 
-    An item's vector is the pooled embedding of its codes (sum, mean or max) + a learned vector of the item itself where
-    `item_embedding` is on + the embeddings of its feature tokens.
+    An item's vector is the pooled embedding of its codes (sum, mean or max) + a learned vector of the item itself
+    where `item_embedding` is on + the embeddings of its feature tokens.
     """
 
     def __init__(self, config: HiGRConfig) -> None:
@@ -379,13 +379,28 @@ class HiGRModel(HiGRPreTrainedModel):
         rotary = self.rotary(torch.arange(units.shape[1], device=units.device)[None])
         return self.encoder(self.dropout(units), num_history, rotary), rotary
 
-    def query_inputs(self, units: torch.Tensor | None, queries: SlateQueries) -> torch.Tensor:
-        """Planner inputs `[B, Q, d]`: the item of the slot before or the slate's start, its slot and the wish."""
+    def query_inputs(
+        self, encoded: torch.Tensor, queries: SlateQueries, fed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the planner is fed, one vector a query.
+
+        The sum of four: the item of the slot before (or the slate's start where none is fed), the slot's number, the
+        wish, and the encoder's state of the newest event that the query may see.
+
+        Args:
+            encoded (`[B, U, d]`): the encoded history.
+            queries: the queries.
+            fed (`[B, Q, d]`, *optional*): vectors of the items fed; used where `queries.previous >= 0`.
+
+        Returns:
+            `[B, Q, d]`.
+        """
         start = self.embeddings.embed_tokens.weight[self.config.slate_token_id]
         inputs = start.expand(*queries.slot.shape, -1)
-        if units is not None:
-            index = queries.previous.clamp(min=0)[..., None].expand(-1, -1, units.shape[-1])
-            inputs = torch.where(queries.previous[..., None] >= 0, units.gather(1, index), inputs)
+        if fed is not None:
+            inputs = torch.where(queries.previous[..., None] >= 0, fed, inputs)
+        newest = (queries.context - 1).clamp(min=0)[..., None].expand(-1, -1, encoded.shape[-1])
+        inputs = inputs + encoded.gather(1, newest)
         return inputs + self.planner.slots(queries.slot) + self.embeddings.embed_tokens(queries.wish)
 
     def spell(
@@ -456,8 +471,9 @@ class HiGRModel(HiGRPreTrainedModel):
         queries = SlateQueries.flat(layout) if slate_queries is None else SlateQueries.unpack(slate_queries)
         context_mask, self_mask = queries.masks(layout.size)
         rotary = self.rotary(queries.context + queries.slot)
+        fed = units.gather(1, queries.previous.clamp(min=0)[..., None].expand(-1, -1, units.shape[-1]))
         plans, _ = self.planner(
-            self.dropout(self.query_inputs(units, queries)),
+            self.dropout(self.query_inputs(context, queries, fed)),
             self.planner.key_values(context, context_rotary),
             context_mask,
             self_mask,
@@ -497,10 +513,10 @@ class HiGRModel(HiGRPreTrainedModel):
 class SemanticIDHead(nn.Module):
     """One linear layer over the whole vocabulary that is a softmax *per group* all the same.
 
-    Group 0 is everything that may begin a unit (special and feature tokens and the codes of level 0), group l the codes
-    of level l. The hidden state ends in a one-hot of the group that comes next; the matching columns of `weight` hold 0
-    for the group's own tokens and -1e4 for all others. Trainers that read `get_output_embeddings().weight` instead of
-    the logits therefore get exactly the same distribution.
+    Group 0 is everything that may begin a unit (special and feature tokens and the codes of level 0), group l the
+    codes of level l. The hidden state ends in a one-hot of the group that comes next; the matching columns of `weight`
+    hold 0 for the group's own tokens and -1e4 for all others. Trainers that read `get_output_embeddings().weight`
+    instead of the logits therefore get exactly the same distribution.
     """
 
     def __init__(self, config: HiGRConfig) -> None:

@@ -1,0 +1,180 @@
+"""Batches: many slates out of every training sequence, and prompts for decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..layout_higr import SlateQueries
+from .encoding import EncodedSequence, TokenLayout
+
+
+@dataclass
+class SlateCollator:
+    """Turns training sequences into tokens and slate queries.
+
+    Every history position is the start of a slate: the planner sees the events before it and is asked for the item
+    after it. At `num_windows` random positions the rest of the slate is asked for too, each slot knowing the items of
+    the slots before it, as at decoding.
+
+    Args:
+        layout: the tokenizer's token layout.
+        slate_size: M.
+        max_history: longer sequences are cut to a random run of this many events (+ one slate).
+        num_starts: positions a sequence asked for their next item; `None` for all of them.
+        num_windows: positions asked for a whole slate.
+        shuffle: probability that a window's items stand in random order, so that a slot learns any of the coming
+            items (slates are sets to the metric; a log's order inside a session is often arbitrary).
+        plan_once_rate: probability that a window is planned without feeding its items back, which trains the
+            `plan_once` decoding mode.
+        slot_dropout: probability that a single fed-back item is withheld in the other windows.
+        wish_rate: probability that a query is told the feedback level its target received, so that decoding can ask
+            for one. Needs feedback in the sequences.
+        feature_dropout: probability that a whole sequence goes without its feature tokens, so that prompts without
+            them work too.
+        last_slate_only: ask for the last slate of every sequence and nothing else, for evaluation.
+        seed: of all draws. Batches are reproducible; each worker of a `DataLoader` draws its own.
+
+    Inputs: a list of [`EncodedSequence`]. Output: `input_ids` and `attention_mask` `[B, T]` and `slate_queries`
+    `[B, Q, 6]` (int64), for [`HiGRForSlateGeneration`].
+    """
+
+    layout: TokenLayout
+    slate_size: int = 5
+    max_history: int = 200
+    num_starts: int | None = None
+    num_windows: int = 4
+    shuffle: float = 0.0
+    plan_once_rate: float = 0.0
+    slot_dropout: float = 0.0
+    wish_rate: float = 0.0
+    feature_dropout: float = 0.0
+    last_slate_only: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._generator: np.random.Generator | None = None
+
+    def for_evaluation(self) -> SlateCollator:
+        """The same, for sequences that end in their target slate, and without any randomness."""
+        return replace(
+            self,
+            shuffle=0.0,
+            plan_once_rate=0.0,
+            slot_dropout=0.0,
+            wish_rate=0.0,
+            feature_dropout=0.0,
+            last_slate_only=True,
+        )
+
+    def reseed(self, *key: int) -> None:
+        """Start the draws anew from `(seed, *key)`, for a resumed epoch say."""
+        self._generator = np.random.default_rng((self.seed, *key))
+
+    def _draws(self) -> np.random.Generator:
+        if self._generator is None:
+            worker = torch.utils.data.get_worker_info()
+            self.reseed(0 if worker is None else worker.id + 1)
+        return self._generator
+
+    def __call__(self, rows: Sequence[EncodedSequence]) -> dict[str, torch.Tensor]:
+        """Collate a batch of sequences."""
+        generator = self._draws()
+        tokens, queries = [], []
+        for row in rows:
+            row = self._crop(row, generator)
+            queries.append(self._queries(row, generator))
+            if self.feature_dropout and generator.random() < self.feature_dropout:
+                nothing = np.full(len(row), -1)
+                row = EncodedSequence(row.items, nothing, nothing)
+            tokens.append(np.concatenate([[self.layout.bos], self.layout.tokens(row)]))
+        input_ids = _pad(tokens, self.layout.pad)
+        packed = _pad(queries, 0)
+        packed[..., QUERY["window"]] = np.where(packed[..., QUERY["context"]] > 0, packed[..., QUERY["window"]], -1)
+        packed[..., QUERY["target"]] = np.where(packed[..., QUERY["context"]] > 0, packed[..., QUERY["target"]], -1)
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy((input_ids != self.layout.pad).astype(np.int64)),
+            "slate_queries": torch.from_numpy(packed),
+        }
+
+    def _crop(self, row: EncodedSequence, generator: np.random.Generator) -> EncodedSequence:
+        longest = self.max_history + self.slate_size
+        if len(row) <= longest:
+            return row
+        start = len(row) - longest if self.last_slate_only else int(generator.integers(len(row) - longest + 1))
+        return row[start : start + longest]
+
+    def _queries(self, row: EncodedSequence, generator: np.random.Generator) -> np.ndarray:
+        """int64 `[Q, 6]` in the order of `SlateQueries.FIELDS`. Unit 0 is `<bos>`, unit i the i-th event."""
+        length, size = len(row), self.slate_size
+        starts = np.arange(1, length + 1)
+        if self.last_slate_only:
+            starts = starts[max(length - size, 0) :][:1]
+        elif self.num_starts is not None and self.num_starts < length:
+            starts = np.sort(generator.choice(starts, self.num_starts, replace=False))
+        count = len(starts)
+        slot = np.arange(size)
+        target = starts[:, None] + slot
+        inside = target <= length
+        # Random order inside a window: real slots keep their places before the ones past the sequence's end.
+        if self.shuffle:
+            noise = generator.random((count, size)) * (generator.random((count, 1)) < self.shuffle)
+            order = np.argsort(np.where(inside, noise, 2.0), axis=1, kind="stable")
+            target = np.take_along_axis(target, order, axis=1)
+        whole = np.zeros(count, dtype=bool)
+        if self.num_windows and count:
+            whole[generator.choice(count, min(self.num_windows, count), replace=False)] = True
+        asked = inside & (whole[:, None] | (slot == 0))
+        previous = np.concatenate([np.full((count, 1), -1), target[:, :-1]], axis=1)
+        blind = generator.random((count, 1)) < self.plan_once_rate
+        withheld = generator.random((count, size)) < self.slot_dropout
+        previous = np.where(blind | withheld, -1, previous)
+        wish = np.zeros_like(target)
+        if self.wish_rate:
+            level = row.feedback[np.clip(target - 1, 0, length - 1)]
+            told = (generator.random((count, 1)) < self.wish_rate) & (level >= 0)
+            wish = np.where(told, level + self.layout.feature_offset, 0)
+        context = np.broadcast_to(starts[:, None], target.shape)
+        fields = (context, np.broadcast_to(slot, target.shape), context, previous, target, wish)
+        return np.stack([field[asked] for field in fields], axis=-1)
+
+
+QUERY = {name: position for position, name in enumerate(SlateQueries.FIELDS)}
+
+
+@dataclass
+class PromptCollator:
+    """Turns histories into left-padded prompts for `generate`.
+
+    Args:
+        layout: the tokenizer's token layout.
+        max_history: only the newest so many events are kept.
+        wish: feedback level to ask for, `None` for none.
+    """
+
+    layout: TokenLayout
+    max_history: int = 200
+    wish: int | None = None
+
+    def __call__(self, rows: Sequence[EncodedSequence]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, int64 `[B, T]`."""
+        prompts = [self.layout.prompt(row[max(len(row) - self.max_history, 0) :], self.wish) for row in rows]
+        input_ids = _pad(prompts, self.layout.pad, left=True)
+        mask = (input_ids != self.layout.pad).astype(np.int64)
+        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def _pad(rows: Sequence[np.ndarray], value: int, left: bool = False) -> np.ndarray:
+    """Stack arrays of different lengths, int64 `[B, longest, ...]`."""
+    longest = max((len(row) for row in rows), default=0)
+    padded = np.full((len(rows), longest, *rows[0].shape[1:]), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        if left:
+            padded[number, longest - len(row) :] = row
+        else:
+            padded[number, : len(row)] = row
+    return padded
