@@ -1,0 +1,1 @@
+"""An `evaluate` module that loads from this directory."""
