@@ -12,8 +12,10 @@ import numpy as np
 from higr_hf.evaluation import metrics
 
 _CITATION = """\
-@article{higr2025,
-  title = {HiGR: hierarchical generative slate recommendation},
+@article{pang2025higr,
+  title = {{HiGR}: Efficient Generative Slate Recommendation via Hierarchical Planning and Multi-Objective Preference
+           Alignment},
+  author = {Pang, Yunsheng and others},
   journal = {arXiv preprint arXiv:2512.24787},
   year = {2025}
 }

@@ -1,0 +1,137 @@
+"""The three pictures of a run. They need matplotlib (`pip install higr_hf[plots]`) and no display."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..utils import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'higr_hf[plots]'.") from error
+    # Without pyplot: no window system, and no figures that stay in memory.
+    figure = Figure(figsize=(5.5 * columns, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> Path:
+    path = Path(path)
+    kind = path.suffix.lstrip(".") or "png"
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=120)
+    return atomic_write_bytes(path, picture.getvalue())
+
+
+def training_series(log_history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Curves in a `Trainer`'s log: metric -> (step, value) pairs, for `loss` and every `eval_*` value but timings.
+
+    Example:
+        >>> training_series([{"step": 1, "loss": 2.0}, {"step": 2, "eval_ndcg@5": 0.1}])
+        {'loss': [(1, 2.0)], 'eval_ndcg@5': [(2, 0.1)]}
+    """
+    timings = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in log_history:
+        for name, value in entry.items():
+            wanted = name == "loss" or (name.startswith("eval_") and name not in timings)
+            if wanted and isinstance(value, (int, float)) and "step" in entry:
+                series.setdefault(name, []).append((entry["step"], value))
+    return series
+
+
+def plot_training(
+    log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike, metric: str | None = None
+) -> Path:
+    """Training and validation loss, and beside them a validation metric.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+        path: the picture; the suffix chooses the format.
+        metric: `ndcg@5`, say; the first `eval_` value that is no loss by default, none when there is none.
+
+    Raises:
+        ValueError: when the log holds no loss at all, or not the metric that was asked for.
+    """
+    series = training_series(log_history)
+    losses = {name: points for name, points in series.items() if name == "loss" or name.endswith("_loss")}
+    if not losses:
+        raise ValueError("The log has no `loss` and no `eval_loss`: pass trainer.state.log_history after training.")
+    others = [name for name in series if name not in losses]
+    chosen = f"eval_{metric}" if metric is not None else (others[0] if others else None)
+    if chosen is not None and chosen not in series:
+        raise ValueError(f"The log has no {chosen!r}; there are {sorted(series)}.")
+    figure, axes = _figure(1 if chosen is None else 2)
+    for name, points in losses.items():
+        axes[0].plot(*zip(*points, strict=True), label="training" if name == "loss" else name.removeprefix("eval_"))
+    axes[0].set(xlabel="step", ylabel="loss", title="Loss")
+    axes[0].legend()
+    if chosen is not None:
+        axes[1].plot(*zip(*series[chosen], strict=True), marker="o")
+        axes[1].set(xlabel="step", ylabel=chosen.removeprefix("eval_"), title="Validation")
+    return _save(figure, path)
+
+
+def code_usage(codes: np.ndarray, codebook_sizes: Sequence[int]) -> list[np.ndarray]:
+    """Items a code, one int64 `[K_l]` array a level, of codes int `[N, L]`."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or codes.shape[1] != len(codebook_sizes):
+        raise ValueError(f"codes have shape {codes.shape}, expected [items, {len(codebook_sizes)}].")
+    return [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(codebook_sizes)]
+
+
+def plot_code_usage(codes: np.ndarray, codebook_sizes: Sequence[int], path: str | os.PathLike) -> Path:
+    """How many items every code has, most used first, one panel a level.
+
+    Args:
+        codes: int `[N, L]`.
+        codebook_sizes: L sizes.
+        path: the picture.
+    """
+    usage = code_usage(codes, codebook_sizes)
+    figure, axes = _figure(len(usage))
+    for level, (axis, counts) in enumerate(zip(axes, usage, strict=True)):
+        axis.bar(np.arange(len(counts)), np.sort(counts)[::-1], width=1.0)
+        used = int((counts > 0).sum())
+        axis.set(xlabel="code, most used first", ylabel="items", title=f"Level {level}: {used} of {len(counts)} used")
+    return _save(figure, path)
+
+
+def plot_diversity(
+    slate_diversity: np.ndarray, history_diversity: np.ndarray, path: str | os.PathLike, label: str = "users"
+) -> Path:
+    """Every user's slate diversity against the diversity of their history, and the line where both are equal.
+
+    Args:
+        slate_diversity: float `[U]`, NaN where unknown.
+        history_diversity: float `[U]`, the same users.
+        path: the picture.
+        label: what the points are.
+    """
+    slates, histories = np.asarray(slate_diversity), np.asarray(history_diversity)
+    if slates.shape != histories.shape or slates.ndim != 1:
+        raise ValueError(f"Expected two arrays [users], got {slates.shape} and {histories.shape}.")
+    known = ~(np.isnan(slates) | np.isnan(histories))
+    if not known.any():
+        raise ValueError("No user has both a slate and a history of two items or more.")
+    figure, (axis,) = _figure()
+    axis.scatter(histories[known], slates[known], s=8, alpha=0.4, label=f"{known.sum()} {label}")
+    low, high = min(histories[known].min(), slates[known].min()), max(histories[known].max(), slates[known].max())
+    axis.plot([low, high], [low, high], color="grey", linewidth=1, label="equal")
+    axis.set(xlabel="history diversity", ylabel="slate diversity", title="Intra-list diversity")
+    axis.legend()
+    return _save(figure, path)

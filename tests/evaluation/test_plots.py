@@ -1,0 +1,65 @@
+"""Plots read the right numbers and write a real picture."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+
+from higr_hf.evaluation.plots import code_usage, plot_code_usage, plot_diversity, plot_training, training_series
+
+LOG = [
+    {"step": 1, "loss": 3.0, "epoch": 0.5},
+    {"step": 2, "loss": 2.0, "learning_rate": 0.1},
+    {"step": 2, "eval_loss": 2.5, "eval_ndcg@5": 0.1, "eval_runtime": 9.0},
+    {"step": 2, "train_runtime": 9.0, "train_loss": 2.5},
+]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_series_are_the_losses_and_the_metrics():
+    expected = {"loss": [(1, 3.0), (2, 2.0)], "eval_loss": [(2, 2.5)], "eval_ndcg@5": [(2, 0.1)]}
+    assert training_series(LOG) == expected
+
+
+def test_code_usage_by_hand():
+    usage = code_usage(np.array([[0, 1], [0, 2], [1, 1]]), [3, 4])
+    assert [counts.tolist() for counts in usage] == [[2, 1, 0], [0, 2, 1, 0]]
+    with pytest.raises(ValueError, match=r"expected \[items, 1\]"):
+        code_usage(np.zeros((2, 2), dtype=int), [3])
+
+
+def test_pictures_are_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    files = [
+        plot_training(LOG, tmp_path / "a.png", metric="ndcg@5"),
+        plot_training(LOG[:2], tmp_path / "b.png"),
+        plot_code_usage(np.array([[0, 1], [1, 0]]), [2, 2], tmp_path / "c.png"),
+        plot_diversity(np.array([0.1, 0.2, np.nan]), np.array([0.3, np.nan, 0.1]), tmp_path / "d.png"),
+    ]
+    assert all(file.read_bytes().startswith(PNG) for file in files)
+    assert plot_code_usage(np.array([[0]]), [1], tmp_path / "e.svg").read_text().startswith("<?xml")
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no `loss`"):
+        plot_training([{"step": 1}], tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"no 'eval_recall@5'"):
+        plot_training(LOG, tmp_path / "a.png", metric="recall@5")
+    with pytest.raises(ValueError, match="No user"):
+        plot_diversity(np.array([np.nan]), np.array([1.0]), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"higr_hf\[plots\]"):
+        plot_code_usage(np.array([[0]]), [1], tmp_path / "a.png")
