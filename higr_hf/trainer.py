@@ -67,7 +67,7 @@ class _EpochCallback(TrainerCallback):
         if self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(epoch)
         if isinstance(self.trainer.data_collator, SlateCollator):
-            self.trainer.data_collator.reseed(epoch, args.process_index)
+            self.trainer.data_collator.set_epoch(epoch)
 
 
 class SlateTrainer(Trainer):
@@ -153,7 +153,9 @@ class SlateTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Only the loss: slates are judged by `slate_metrics`."""
-        return super().prediction_step(model, inputs, True, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The loss, and the slate metrics beside it."""

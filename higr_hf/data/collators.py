@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,8 @@ class SlateCollator:
         feature_dropout: probability that a whole sequence goes without its feature tokens, so that prompts without
             them work too.
         last_slate_only: ask for the last slate of every sequence and nothing else, for evaluation.
-        seed: of all draws. Batches are reproducible; each worker of a `DataLoader` draws its own.
+        seed: of all draws, which depend on it, the epoch and the batch's own rows alone: on no worker, process or
+            batch before, so that a resumed run draws what the whole run would have drawn.
 
     Inputs: a list of [`EncodedSequence`]. Output: `input_ids` and `attention_mask` `[B, T]` and `slate_queries`
     `[B, Q, 6]` (int64), for [`HiGRForSlateGeneration`].
@@ -56,7 +58,7 @@ class SlateCollator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._generator: np.random.Generator | None = None
+        self.epoch = 0
 
     def for_evaluation(self) -> SlateCollator:
         """The same, for sequences that end in their target slate, and without any randomness."""
@@ -70,19 +72,14 @@ class SlateCollator:
             last_slate_only=True,
         )
 
-    def reseed(self, *key: int) -> None:
-        """Start the draws anew from `(seed, *key)`, for a resumed epoch say."""
-        self._generator = np.random.default_rng((self.seed, *key))
-
-    def _draws(self) -> np.random.Generator:
-        if self._generator is None:
-            worker = torch.utils.data.get_worker_info()
-            self.reseed(0 if worker is None else worker.id + 1)
-        return self._generator
+    def set_epoch(self, epoch: int) -> None:
+        """Draw differently from here on."""
+        self.epoch = epoch
 
     def __call__(self, rows: Sequence[EncodedSequence]) -> dict[str, torch.Tensor]:
         """Collate a batch of sequences."""
-        generator = self._draws()
+        content = zlib.crc32(b"".join(np.ascontiguousarray(row.items).tobytes() for row in rows))
+        generator = np.random.default_rng((self.seed, self.epoch, content))
         tokens, queries = [], []
         for row in rows:
             row = self._crop(row, generator)

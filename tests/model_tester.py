@@ -1,0 +1,71 @@
+"""A tiny HiGR model over a tiny catalogue, with weights large enough that its predictions differ."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from higr_hf import HiGRConfig, HiGRForSlateGeneration
+
+
+class HiGRModelTester:
+    """Sizes and helpers shared by the model's tests."""
+
+    def __init__(self, num_items: int = 24, codebook_sizes: tuple[int, ...] = (3, 4, 4)) -> None:
+        self.codebook_sizes = codebook_sizes
+        every = torch.tensor(list(itertools.product(*(range(size) for size in codebook_sizes))))
+        shuffled = torch.randperm(len(every), generator=torch.Generator().manual_seed(7))
+        self.codes = every[shuffled][:num_items]
+        self.num_items = num_items
+
+    def config(self, **overrides: Any) -> HiGRConfig:
+        """A tiny configuration."""
+        settings = {
+            "codebook_sizes": self.codebook_sizes,
+            "num_items": self.num_items,
+            "num_feedback_levels": 3,
+            "num_time_buckets": 2,
+            "slate_size": 4,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+            "encoder_layers": 1,
+            "planner_layers": 2,
+            "generator_layers": 1,
+            "max_history": 12,
+            "initializer_range": 0.4,
+        }
+        return HiGRConfig(**{**settings, **overrides})
+
+    def model(self, **overrides: Any) -> HiGRForSlateGeneration:
+        """A model in evaluation mode that carries the catalogue."""
+        torch.manual_seed(3)
+        model = HiGRForSlateGeneration(self.config(**overrides)).eval()
+        model.set_catalog(self.codes)
+        return model
+
+    def item_tokens(self, config: HiGRConfig, items: Sequence[int]) -> list[int]:
+        """Code tokens of a run of items."""
+        return (self.codes[list(items)] + torch.tensor(config.level_offsets)).flatten().tolist()
+
+    def prompt(self, config: HiGRConfig, items: Sequence[int]) -> list[int]:
+        """`<bos> items <slate>`."""
+        return [config.bos_token_id, *self.item_tokens(config, items), config.slate_token_id]
+
+    def flat(self, config: HiGRConfig, history: Sequence[int], slate: Sequence[int]) -> list[int]:
+        """A whole flat sequence, `<eos>` included."""
+        return [*self.prompt(config, history), *self.item_tokens(config, slate), config.eos_token_id]
+
+    def batch(
+        self, rows: Sequence[Sequence[int]], side: str = "left", pad_to: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Pad token rows on one side."""
+        longest = max(max(len(row) for row in rows), pad_to or 0)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for number, row in enumerate(rows):
+            where = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
+            ids[number, where] = torch.tensor(row)
+        return {"input_ids": ids, "attention_mask": (ids != 0).long()}
