@@ -110,7 +110,7 @@ def test_draws_repeat_for_the_same_epoch_and_differ_between_epochs():
         collator.set_epoch(epoch)
         results.append(collator(rows)["slate_queries"])
     assert results[0].equal(results[2])
-    assert not results[0].shape == results[1].shape or not results[0].equal(results[1])
+    assert results[0].shape != results[1].shape or not results[0].equal(results[1])
 
 
 def test_feature_dropout_removes_the_features_of_whole_sequences():
