@@ -136,7 +136,7 @@ class Report:
         ]
         if self.settings:
             rows = [["setting", "value"], *([key, str(value)] for key, value in self.settings.items())]
-            parts.append(_markdown_table(rows))
+            parts.append(_markdown_table(rows, numbers=False))
         return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
     def _intervals(self) -> str:
@@ -161,10 +161,12 @@ def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def _markdown_table(rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = ["-" * width for width in widths]
+    if numbers:  # all columns but the first line up at the right
+        rule[1:] = [f"{line[1:]}:" for line in rule[1:]]
     lines = (
         [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (rows[0], rule, *rows[1:])
     )
@@ -183,4 +185,4 @@ def _example(example: SlateExample, last: int = 10) -> str:
         *(["target"] if example.target else []),
     ]
     padded = [column + [""] * (height - len(column)) for column in columns]
-    return f"User {example.user_id}\n\n" + _markdown_table([header, *map(list, zip(*padded, strict=True))])
+    return f"User {example.user_id}\n\n" + _markdown_table([header, *zip(*padded, strict=True)], numbers=False)
