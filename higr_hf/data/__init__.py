@@ -1,5 +1,6 @@
 """From an interaction log to histories, target slates and item embeddings."""
 
+from .baskets import basket_splits
 from .collaborative import collaborative_embeddings
 from .embeddings import item_embeddings, load_embeddings, text_embeddings
 from .errors import DataError
@@ -13,6 +14,7 @@ __all__ = [
     "DataError",
     "InteractionLog",
     "LogInfo",
+    "basket_splits",
     "collaborative_embeddings",
     "drop_repeats",
     "item_embeddings",

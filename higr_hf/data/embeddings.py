@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from .cache import cache_root, whole_file
+from ..utils import atomic_write_bytes
+from .cache import cache_root
 from .collaborative import collaborative_embeddings, fill_cold
 from .errors import DataError, shown
 
@@ -204,17 +205,7 @@ def _texts(items: Dataset, item_ids: Sequence[str]) -> list[str]:
 
 
 def _collaborative(items: Dataset, item_ids: list[str], train: Dataset, dim: int, cache_dir: Any) -> np.ndarray:
-    index = {item_id: row for row, item_id in enumerate(item_ids)}
-    lists = train.with_format("arrow")["history_item_ids"]
-    lists = lists.combine_chunks() if hasattr(lists, "combine_chunks") else lists[:].combine_chunks()
-    names = lists.flatten().to_pylist()
-    try:
-        flat = np.fromiter((index[name] for name in names), dtype=np.int64, count=len(names))
-    except KeyError as error:
-        raise DataError(
-            f"the training histories hold the item {error.args[0]!r}, which is not among the items"
-        ) from None
-    sizes = np.diff(lists.offsets.to_numpy())
+    flat, sizes = training_sequences(train, item_ids)
     categories = list(items["categories"]) if "categories" in items.column_names else [[] for _ in item_ids]
     data = hashlib.sha256(flat.tobytes() + sizes.tobytes() + json.dumps(categories).encode()).hexdigest()
 
@@ -228,6 +219,32 @@ def _collaborative(items: Dataset, item_ids: list[str], train: Dataset, dim: int
         return fill_cold(vectors, categories)
 
     return _cached(_key("collaborative", data, dim), len(item_ids), compute, cache_dir)
+
+
+def training_sequences(train: Dataset, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Every user's training events once, in order.
+
+    A train row of `leave_last_out` is a whole sequence. The rows of `basket_splits` overlap: there it is the history
+    of a user's first row, then the target of each row.
+
+    Returns:
+        item indices int64 `[events]`, and the events of each user int64 `[users]`.
+
+    Raises:
+        DataError: an item of the training split that is not in the catalogue.
+    """
+    index = {item_id: row for row, item_id in enumerate(item_ids)}
+    sequences: dict[str, list[str]] = {}
+    columns = (
+        train.select_columns(["user_id", "history_item_ids", "target_item_ids"]).with_format("arrow")[:].to_pydict()
+    )
+    for user, history, target in zip(*columns.values(), strict=True):
+        sequences.setdefault(user, list(history)).extend(target)
+    try:
+        flat = np.array([index[item_id] for events in sequences.values() for item_id in events], dtype=np.int64)
+    except KeyError as error:
+        raise DataError(f"the training split holds the item {error.args[0]!r}, which is not among the items") from None
+    return flat, np.array([len(events) for events in sequences.values()], dtype=np.int64)
 
 
 def _find_model(model: str | Path) -> tuple[str, str]:
@@ -270,6 +287,5 @@ def _cached(key: str, num_rows: int, compute: Any, cache_dir: str | Path | None)
         except (SafetensorError, KeyError, OSError) as error:
             logger.warning("%s cannot be read (%s), computing the embeddings again", path, error)
     array = compute()
-    with whole_file(path) as temporary:
-        save_file({"embeddings": np.ascontiguousarray(array)}, temporary)
+    atomic_write_bytes(path, save({"embeddings": np.ascontiguousarray(array)}))
     return array

@@ -66,6 +66,13 @@ def build_items(
     return events, _dataset(table[kept].reset_index(drop=True)), counts
 
 
+def select_rows(items: Dataset, rows: list[int]) -> Dataset:
+    """Some rows of an item table as a table of its own, not as a view of the whole one."""
+    from datasets import Dataset
+
+    return Dataset(items.with_format("arrow")[rows], info=items.info)
+
+
 def _dataset(table: pd.DataFrame) -> Dataset:
     from datasets import Dataset, Features, List, Value
 

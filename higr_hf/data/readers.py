@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def _read_file(path: Path) -> pd.DataFrame:
     try:
         if kind == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, sep=_SEPARATORS[kind])
-    except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+        with warnings.catch_warnings():
+            # Left to itself pandas takes the first column of a row with a field too many for the index, silently.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, sep=_SEPARATORS[kind], index_col=False)
+    except (pd.errors.ParserWarning, ValueError, OSError, EOFError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as {kind[1:]}: {error}") from error

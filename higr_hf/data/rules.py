@@ -1,4 +1,4 @@
-"""Feedback rules: short conditions such as `rating >= 4` or `long_view or like`, evaluated on an interaction table.
+"""Feedback rules: conditions such as `rating >= 4` or `long_view or like and not dislike`, evaluated on a table.
 
 A rule is written once a source, travels in the log's info and in the report of a split, and is applied by the one
 function below; nothing is ever passed to `eval`.
@@ -29,7 +29,8 @@ def apply_rule(rule: str, table: pd.DataFrame) -> np.ndarray:
     """Evaluate `rule` on every row of `table`.
 
     Args:
-        rule: conditions joined by `or`; a condition is `column`, `not column` (flags) or `column <op> number`.
+        rule: conditions joined by `and` and `or` (`and` binds tighter); a condition is `column`, `not column` (flags)
+            or `column <op> number`.
         table: any table with the named columns.
 
     Returns:
@@ -43,26 +44,28 @@ def apply_rule(rule: str, table: pd.DataFrame) -> np.ndarray:
         array([ True, False,  True])
     """
     result = np.zeros(len(table), dtype=bool)
-    for text in re.split(r"\s+or\s+", rule.strip()):
-        match = _CONDITION.match(text.strip())
-        if match is None or (match["negated"] and match["op"]):
-            raise DataError(
-                f"cannot read the condition {text!r} of the rule {rule!r}: write conditions such as 'rating >= 4' or "
-                "'like', joined by ' or '"
-            )
-        if match["column"] not in table.columns:
-            raise DataError(
-                f"the rule {rule!r} needs the column {match['column']!r}; the table has {list(table.columns)}"
-            )
-        values = pd.to_numeric(table[match["column"]], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        if match["op"]:
-            try:
-                bound = float(match["value"])
-            except ValueError:
-                raise DataError(f"{match['value']!r} in the rule {rule!r} is not a number") from None
-            result |= _OPERATORS[match["op"]](values, bound) & ~np.isnan(values)
-        elif match["negated"]:
-            result |= values == 0
-        else:
-            result |= ~np.isnan(values) & (values != 0)
+    for alternative in re.split(r"\s+or\s+", rule.strip()):
+        holds = np.ones(len(table), dtype=bool)
+        for condition in re.split(r"\s+and\s+", alternative):
+            holds &= _condition(condition, rule, table)
+        result |= holds
     return result
+
+
+def _condition(text: str, rule: str, table: pd.DataFrame) -> np.ndarray:
+    match = _CONDITION.match(text.strip())
+    if match is None or (match["negated"] and match["op"]):
+        raise DataError(
+            f"cannot read the condition {text!r} of the rule {rule!r}: write conditions such as 'rating >= 4', "
+            "'like' or 'not like', joined by ' and ' and ' or '"
+        )
+    if match["column"] not in table.columns:
+        raise DataError(f"the rule {rule!r} needs the column {match['column']!r}; the table has {list(table.columns)}")
+    values = pd.to_numeric(table[match["column"]], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    known = ~np.isnan(values)
+    if not match["op"]:
+        return known & ((values == 0) if match["negated"] else (values != 0))
+    try:
+        return known & _OPERATORS[match["op"]](values, float(match["value"]))
+    except ValueError:
+        raise DataError(f"{match['value']!r} in the rule {rule!r} is not a number") from None

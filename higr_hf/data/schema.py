@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .errors import DataError
-from .items import build_items
+from .items import build_items, select_rows
 from .readers import read_table
 from .rules import apply_rule
 from .validation import clean_interactions
@@ -96,7 +96,7 @@ class InteractionLog:
             raise DataError("no event is left after filtering: relax the filter")
         used = set(interactions["item_id"].unique())
         rows = [row for row, item_id in enumerate(self.items["item_id"]) if item_id in used]
-        items = self.items if len(rows) == len(self.items) else self.items.select(rows).flatten_indices()
+        items = self.items if len(rows) == len(self.items) else select_rows(self.items, rows)
         interactions = interactions.reset_index(drop=True)
         return dataclasses.replace(self, interactions=interactions, items=items, counts={**self.counts, **counts})
 

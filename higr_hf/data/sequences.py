@@ -50,24 +50,33 @@ class Sequences:
         self._negatives = _Negatives(table) if log.info.negative_rule else None
 
     def to_dataset(
-        self, users: np.ndarray, history: np.ndarray, target: np.ndarray, report: dict[str, Any]
+        self,
+        users: np.ndarray,
+        history: np.ndarray,
+        target: np.ndarray | list[list[int]],
+        report: dict[str, Any],
+        **columns: list,
     ) -> Dataset:
         """One row for each of `users` (rows of `self.users`).
 
         Args:
             users: int64 `[R]`; a user may appear in several rows.
-            history, target: int64 `[R, 2]`, start and end of the row's events among the user's engaged events.
+            history: int64 `[R, 2]`, start and end of the row's history among the user's engaged events.
+            target: the same, or a list of positions a row where the target is not contiguous.
             report: written into the dataset's description as JSON.
+            **columns: further string columns, R values each.
         """
         arrays = {"user_id": pa.array(self.users[users], pa.string())}
-        base = self.offsets[users][:, None]
-        for prefix, spans in (("history", history + base), ("target", target + base)):
-            index, list_offsets = _gather(spans)
+        arrays |= {name: pa.array(values, pa.string()) for name, values in columns.items()}
+        base = self.offsets[users]
+        for prefix, chosen in (("history", history), ("target", target)):
+            index, list_offsets = _gather_positions(chosen) if isinstance(chosen, list) else _gather_spans(chosen)
+            index = index + np.repeat(base, np.diff(list_offsets))
             for name, values in self._columns.items():
                 arrays[f"{prefix}_{name}"] = _lists(values, index, list_offsets)
         if self._negatives is not None:
             arrays["history_negatives"] = self._negatives.before(
-                self._first_row[users], self._cutoff(users, history[:, 1] + base[:, 0])
+                self._first_row[users], self._cutoff(users, history[:, 1] + base)
             )
         return _dataset(arrays, self.info, report)
 
@@ -100,7 +109,12 @@ class _Negatives:
         return [item_id for item_id, negative in last.items() if negative]
 
 
-def _gather(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _gather_positions(positions: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.r_[0, np.cumsum([len(chosen) for chosen in positions], dtype=np.int64)]
+    return np.fromiter((position for chosen in positions for position in chosen), np.int64, offsets[-1]), offsets
+
+
+def _gather_spans(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of all events in `[start, end)` spans, concatenated, and the offsets of each span among them."""
     sizes = spans[:, 1] - spans[:, 0]
     offsets = np.r_[0, np.cumsum(sizes)]

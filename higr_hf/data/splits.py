@@ -65,7 +65,7 @@ def leave_last_out(
         >>> len(ds["test"][0]["target_item_ids"])
         5
     """
-    _check(slate_size=slate_size, min_history=min_history, max_history=1 if max_history is None else max_history)
+    check_sizes(slate_size=slate_size, min_history=min_history, max_history=max_history)
     if short_users not in SHORT_USER_RULES:
         raise DataError(f"short_users is {short_users!r}: use one of {list(SHORT_USER_RULES)}")
     sequences = Sequences(log)
@@ -94,7 +94,9 @@ def leave_last_out(
         return sequences.to_dataset(users, np.stack([start, history_end], axis=1), target, report)
 
     train_users, test_users = np.flatnonzero(in_train), np.flatnonzero(eligible)
-    return _as_dict(
+    from datasets import DatasetDict
+
+    return DatasetDict(
         train=rows(train_users, cut[train_users], 0, None),
         validation=rows(test_users, lengths[test_users] - 2 * slate_size, slate_size, max_history),
         test=rows(test_users, lengths[test_users] - slate_size, slate_size, max_history),
@@ -114,16 +116,10 @@ def split_report(splits: DatasetDict) -> dict[str, Any]:
         raise DataError("these splits carry no report: make them with leave_last_out or basket_splits") from None
 
 
-def _check(**sizes: int) -> None:
+def check_sizes(**sizes: int | None) -> None:
+    """Every size must be `None` or a whole number of at least 1."""
     for name, value in sizes.items():
+        if value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise DataError(f"{name} is {value!r}: it must be a whole number of at least 1")
-
-
-def _as_dict(**parts: Dataset) -> DatasetDict:
-    from datasets import DatasetDict
-
-    return DatasetDict(parts)
-
-
-__all__ = ["leave_last_out", "split_report"]

@@ -29,13 +29,11 @@ def clean_interactions(
     clash = [name for name in DERIVED if name in table.columns]
     if clash:
         raise DataError(f"the column names {clash} are taken by derived flags: rename yours, or write it as a rule")
-    # ML dumps repeat rows when files are concatenated twice; two truly distinct events never agree in every column.
-    duplicated = table.duplicated().to_numpy()
     order_key = _times(table["timestamp"], time_unit)
     table = table.assign(
         user_id=identifiers(table["user_id"], "user_id", "interactions"),
         item_id=identifiers(table["item_id"], "item_id", "interactions"),
-        timestamp=np.floor_divide(order_key, _UNITS_PER_SECOND["us"]),
+        timestamp=order_key,
         **{name: _number(table[name], name) for name in NUMBERS if name in table.columns},
         **{name: _flag(table[name], name) for name in FLAGS if name in table.columns},
     )
@@ -44,13 +42,21 @@ def clean_interactions(
         baskets = np.full(len(table), None, dtype=object)
         baskets[known] = identifiers(table["basket_id"][known], "basket_id", "interactions").to_numpy(dtype=object)
         table["basket_id"] = pd.Series(baskets, index=table.index, dtype="str")
+    # Compared to the microsecond and in every column: two truly distinct events never agree in all of them.
+    duplicated = table.duplicated(_comparable(table)).to_numpy()
     table, order_key = table[~duplicated], order_key[~duplicated]
+    table = table.assign(timestamp=np.floor_divide(order_key, _UNITS_PER_SECOND["us"]))
 
     user = pd.factorize(table["user_id"])[0]  # users in order of first appearance
     order = np.lexsort((np.arange(len(table)), order_key, user))  # last key first; row order settles equal times
     moved = _out_of_order(user, order_key)
     counts = {"duplicate_events": int(duplicated.sum()), "unsorted_events": moved}
     return table.iloc[order].reset_index(drop=True), counts
+
+
+def _comparable(table: pd.DataFrame) -> list[str]:
+    """Columns that can be compared: an extra column of lists cannot."""
+    return [name for name in table.columns if not isinstance(table[name].iloc[0], (list, dict, np.ndarray))]
 
 
 def _out_of_order(user: np.ndarray, time: np.ndarray) -> int:

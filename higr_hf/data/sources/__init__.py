@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 _LOADERS = {
     "movielens-100k": "movielens",
     "movielens-1m": "movielens",
+    "complete-journey": "complete_journey",
+    "kuairand-pure": "kuairand",
+    "amazon-reviews-2023": "amazon",
+    "lastfm-1k": "lastfm",
 }
 
 

