@@ -219,7 +219,7 @@ class SlateGenerationMixin(GenerationMixin):
         return _Context(
             encoded=encoded,
             planner=model.planner.key_values(encoded, rotary),
-            generators=[generator.key_values(encoded, rotary) for generator in model.generators],
+            generators=[generator.key_values(encoded) for generator in model.generators],
             mask=(unit < layout.num_history[:, None].clamp(min=1))[:, None, None],
             length=layout.num_history.clamp(min=1),
         )
@@ -383,9 +383,6 @@ class _SlateSearch:
         stage, keys = model.generators[index], context.generators[index]
         offsets = self.config.level_offsets
         batch, slots, width = plans.shape
-        slot = torch.arange(first_slot, first_slot + slots, device=plans.device)
-        position = context.length[:, None] + slot  # [B, R]
-
         beams = 1
         steps = plans[:, :, None]  # [B, R·beams, S, d]
         nodes = torch.zeros(batch, slots, 1, dtype=torch.long, device=plans.device)
@@ -393,9 +390,7 @@ class _SlateSearch:
         past = None
         for depth in range(self.config.num_levels):
             inputs, first_step = (steps[:, :, -1:], depth) if use_cache else (steps, 0)
-            where = position.repeat_interleave(beams * inputs.shape[2], dim=1)
-            rotary = model.rotary(where) if self.config.generator_context else None
-            states, cache = stage(inputs, keys, context.mask, rotary, first_step, past if use_cache else None)
+            states, cache = stage(inputs, keys, context.mask, first_step, past if use_cache else None)
             logits = self.model.lm_head.group_logits(states[:, :, -1], depth).float()
             log_probs = logits.log_softmax(-1).view(batch, slots, beams, -1)
 

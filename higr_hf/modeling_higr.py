@@ -18,7 +18,15 @@ from transformers.utils import ModelOutput
 from .catalog_higr import SIDTrie
 from .configuration_higr import HiGRConfig
 from .generation_higr import SlateGenerationMixin
-from .layers_higr import HiGREncoderLayer, HiGRGeneratorLayer, HiGRPlannerLayer, KeyValue, make_norm, rotary_table
+from .layers_higr import (
+    HiGRDropout,
+    HiGREncoderLayer,
+    HiGRGeneratorLayer,
+    HiGRPlannerLayer,
+    KeyValue,
+    make_norm,
+    rotary_table,
+)
 from .layout_higr import SlateLayout, SlateQueries
 
 MASKED_LOGIT = -1e4
@@ -199,10 +207,10 @@ class ItemGenerator(nn.Module):
         self.layers = nn.ModuleList(HiGRGeneratorLayer(config) for _ in range(config.generator_layers))
         self.norm = make_norm(config)
 
-    def key_values(self, context: torch.Tensor, rotary: KeyValue) -> list[KeyValue | None]:
+    def key_values(self, context: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of the context for every layer; `None` without generator context."""
         return [
-            layer.cross_attn.key_value(context, rotary) if hasattr(layer, "cross_attn") else None
+            layer.cross_attn.key_value(context, None) if hasattr(layer, "cross_attn") else None
             for layer in self.layers
         ]
 
@@ -211,7 +219,6 @@ class ItemGenerator(nn.Module):
         steps: torch.Tensor,
         context: list[KeyValue | None],
         context_mask: torch.Tensor | None,
-        rotary: KeyValue | None,
         first_step: int = 0,
         past: list[KeyValue] | None = None,
     ) -> tuple[torch.Tensor, list[KeyValue]]:
@@ -220,7 +227,7 @@ class ItemGenerator(nn.Module):
         Args:
             steps (`[B, R, S, d]`): per row the plan vector followed by code embeddings (or, with `past`, only the
                 newest of them).
-            context, context_mask, rotary: see [`HiGRGeneratorLayer`].
+            context, context_mask: see [`HiGRGeneratorLayer`].
             first_step (`int`): step number of `steps[:, :, 0]`.
             past: every layer's cache of earlier steps.
 
@@ -232,7 +239,7 @@ class ItemGenerator(nn.Module):
         cache = []
         for index, layer in enumerate(self.layers):
             before = past[index] if past else None
-            hidden, key_value = layer(hidden, context[index], context_mask, rotary, before)
+            hidden, key_value = layer(hidden, context[index], context_mask, before)
             cache.append(key_value)
         return self.norm(hidden), cache
 
@@ -293,7 +300,7 @@ class HiGRModel(HiGRPreTrainedModel):
         self.planner = SlatePlanner(config)
         copies = 1 if config.shared_generator else config.slate_size
         self.generators = nn.ModuleList(ItemGenerator(config) for _ in range(copies))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = HiGRDropout(config.dropout)
         self.gradient_checkpointing = False
         self.register_buffer("item_codes", torch.full((config.num_items, config.num_levels), -1, dtype=torch.long))
         self.register_buffer("item_active", torch.ones(config.num_items, dtype=torch.bool))
@@ -404,14 +411,7 @@ class HiGRModel(HiGRPreTrainedModel):
         return inputs + self.planner.slots(queries.slot) + self.embeddings.embed_tokens(queries.wish)
 
     def spell(
-        self,
-        plans: torch.Tensor,
-        codes: torch.Tensor,
-        slot: torch.Tensor,
-        context: torch.Tensor,
-        context_rotary: KeyValue,
-        queries: SlateQueries,
-        context_mask: torch.Tensor,
+        self, plans: torch.Tensor, codes: torch.Tensor, slot: torch.Tensor, context: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """Teacher-forced item generation for all queries at once.
 
@@ -419,8 +419,8 @@ class HiGRModel(HiGRPreTrainedModel):
             plans (`[B, Q, d]`): plan vectors.
             codes (`LongTensor [B, Q, L]`): codes of each query's target (anything where there is none).
             slot (`LongTensor [B, Q]`): slot of each query.
-            context (`[B, U, d]`), context_rotary: the encoded history.
-            queries, context_mask: as for the planner.
+            context (`[B, U, d]`): the encoded history.
+            mask (`BoolTensor [B, 1, Q, U]`): the history each query may see.
 
         Returns:
             `[B, Q, L, d]`: states from which code l is predicted.
@@ -429,16 +429,14 @@ class HiGRModel(HiGRPreTrainedModel):
         offsets = torch.tensor(self.config.level_offsets, device=codes.device)
         tokens = self.embeddings.embed_tokens((codes.clamp(min=0) + offsets)[..., :-1])
         steps = torch.cat([plans.unsqueeze(2), tokens], dim=2)
-        mask = context_mask.repeat_interleave(levels, dim=2)
-        rotary = self.rotary((queries.context + queries.slot).repeat_interleave(levels, dim=1))
+        mask = mask.repeat_interleave(levels, dim=2)
         if self.config.shared_generator:
-            generator = self.generators[0]
-            return generator(steps, generator.key_values(context, context_rotary), mask, rotary)[0]
+            return self.generators[0](steps, self.generators[0].key_values(context), mask)[0]
         states = torch.zeros_like(steps)
         for index, generator in enumerate(self.generators):
             last = index == len(self.generators) - 1
             chosen = (slot >= index) if last else (slot == index)
-            mine = generator(steps, generator.key_values(context, context_rotary), mask, rotary)[0]
+            mine = generator(steps, generator.key_values(context), mask)[0]
             states = torch.where(chosen[..., None, None], mine, states)
         return states
 
@@ -481,7 +479,7 @@ class HiGRModel(HiGRPreTrainedModel):
         )
         index = queries.target.clamp(min=0)[..., None].expand(-1, -1, self.config.num_levels)
         codes = layout.codes.gather(1, index)
-        states = self.spell(plans, codes, queries.slot, context, context_rotary, queries, context_mask)
+        states = self.spell(plans, codes, queries.slot, context, context_mask)
         if slate_queries is not None:
             return HiGRModelOutput(generator_states=states, plans=plans, codes=layout.codes, items=items)
         hidden = self._to_flat(states, layout)
