@@ -9,6 +9,7 @@ from .readers import read_table
 from .schema import InteractionLog, LogInfo, read_log
 from .sources import list_sources, load_source
 from .splits import leave_last_out, split_report
+from .synthetic import synthetic_log
 
 __all__ = [
     "DataError",
@@ -26,5 +27,6 @@ __all__ = [
     "read_log",
     "read_table",
     "split_report",
+    "synthetic_log",
     "text_embeddings",
 ]

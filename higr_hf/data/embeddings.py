@@ -169,7 +169,8 @@ def check_embeddings(array: np.ndarray, item_ids: Sequence[str], *, origin: str 
         )
     if array.dtype.kind not in "fiu":
         raise DataError(f"{origin}: the values are {array.dtype}, expected numbers")
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such below
+        array = array.astype(np.float32)
     for bad, what in ((~np.isfinite(array).all(axis=1), "not finite"), (~array.any(axis=1), "all zero")):
         rows = np.flatnonzero(bad)
         if len(rows):

@@ -92,10 +92,10 @@ def test_columns_stay_aligned(log):
                 row[f"{side}_feedback"],
                 strict=True,
             ):
-                match = events.query(
-                    "user_id == @row['user_id'] and item_id == @item and timestamp == @time and engaged"
+                found = (
+                    events["user_id"].eq(row["user_id"]) & events["item_id"].eq(item) & events["timestamp"].eq(time)
                 )
-                assert (view, rating) in set(zip(match["view"], match["rating"], strict=True))
+                assert flags in events[found & events["engaged"]][["view", "rating"]].to_numpy().tolist()
 
 
 @given(log=logs())
