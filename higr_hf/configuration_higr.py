@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-LEVEL_LETTERS = "abcdeghi"
-"""One letter a code level in the text form of a semantic ID; ``f`` and ``t`` name feedback and time tokens."""
+from .vocabulary_higr import LEVEL_LETTERS, SPECIAL_TOKENS, code_offsets
 
 AUTO_MAP = {
     "AutoConfig": "configuration_higr.HiGRConfig",
     "AutoModel": "modeling_higr.HiGRModel",
     "AutoModelForCausalLM": "modeling_higr.HiGRForSlateGeneration",
+}
+
+CUSTOM_PIPELINES = {
+    "slate-recommendation": {
+        "impl": "pipeline_higr.SlateRecommendationPipeline",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "text",
+    }
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -108,6 +116,8 @@ class HiGRConfig(PreTrainedConfig):
     model_type = "higr"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - the name and form transformers reads
     attribute_map = {"num_hidden_layers": "planner_layers"}  # noqa: RUF012
+    # A process without the package finds the pipeline here; `higr_hf` registers the task and empties it.
+    custom_pipelines = CUSTOM_PIPELINES
 
     codebook_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     num_feedback_levels: int = 0
@@ -152,6 +162,7 @@ class HiGRConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.pop("custom_pipelines", None)  # the class has it
         self.codebook_sizes = [int(size) for size in self.codebook_sizes]
         self.feedback_edges = [float(edge) for edge in self.feedback_edges]
         self.time_edges = [float(edge) for edge in self.time_edges]
@@ -192,7 +203,7 @@ class HiGRConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         for edges, tokens in (("feedback_edges", "num_feedback_levels"), ("time_edges", "num_time_buckets")):
             cuts = getattr(self, edges)
-            if any(not low < high for low, high in zip(cuts[:-1], cuts[1:], strict=True)):
+            if any(not low < high for low, high in itertools.pairwise(cuts)):
                 raise ValueError(f"{edges} must ascend; got {cuts}.")
             if cuts and getattr(self, tokens) != len(cuts) + 1:
                 raise ValueError(
@@ -201,6 +212,15 @@ class HiGRConfig(PreTrainedConfig):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
+        for index, name in enumerate(SPECIAL_TOKENS):
+            if getattr(self, f"{name}_id") != index:
+                raise ValueError(
+                    f"{name}_id must be {index}, its place in the vocabulary; got {getattr(self, f'{name}_id')}."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as it is written to `config.json`, with where to find the pipeline."""
+        return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> HiGRConfig:
@@ -225,12 +245,14 @@ class HiGRConfig(PreTrainedConfig):
     @property
     def feature_offset(self) -> int:
         """Id of the first feature token; feedback levels come first, time buckets after."""
-        return self.unk_token_id + 1
+        return len(SPECIAL_TOKENS)
 
     @property
     def level_offsets(self) -> list[int]:
         """Id of code 0 of every level: token id = offset + code."""
-        offsets = [self.feature_offset + self.num_feedback_levels + self.num_time_buckets]
-        for size in self.codebook_sizes[:-1]:
-            offsets.append(offsets[-1] + size)
-        return offsets
+        return list(code_offsets(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets))
+
+
+HiGRConfig.register_for_auto_class("AutoConfig")
+
+__all__ = ["HiGRConfig"]

@@ -1,4 +1,4 @@
-"""From histories of item ids to slates of item ids: the model, its tokenizer and a way of decoding, as one callable."""
+"""From histories to slates: the model, its tokenizer and a way of decoding, as one callable."""
 
 from __future__ import annotations
 

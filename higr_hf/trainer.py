@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,23 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import EvalLoopOutput
 
 from .data.collators import SlateCollator
+
+COMPLETE = "complete"
+"""Empty file written last into a checkpoint: a kill in the middle of a save leaves a checkpoint without it."""
+
+
+def last_complete_checkpoint(directory: str | os.PathLike) -> str | None:
+    """The newest checkpoint below a directory that was written to its end, `None` where there is none.
+
+    Example:
+        >>> trainer.train(resume_from_checkpoint=last_complete_checkpoint("runs/model"))
+    """
+    found = [
+        (int(path.name.removeprefix("checkpoint-")), path)
+        for path in Path(directory).glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and (path / COMPLETE).exists()
+    ]
+    return str(max(found)[1]) if found else None
 
 
 class LengthBucketSampler(Sampler[int]):
@@ -144,6 +163,28 @@ class SlateTrainer(Trainer):
                     self._sums[name] = self._sums.get(name, 0) + outputs[name].detach()
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        # Last of all: what is resumed from must have been written to its end.
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.is_dir():
+            (folder / COMPLETE).touch()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """As `Trainer.train`; `True` resumes from the newest checkpoint that was written to its end, if there is one.
+
+        Raises:
+            ValueError: for a checkpoint that a kill or a full disk left half-written.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        elif resume_from_checkpoint and not (Path(resume_from_checkpoint) / COMPLETE).exists():
+            raise ValueError(
+                f"{resume_from_checkpoint} was not written to its end (it has no {COMPLETE!r} file): resume from an "
+                "earlier checkpoint, or pass True to take the newest whole one."
+            )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of the losses' parts since the last log."""
         if "loss" in logs and self._steps:
@@ -165,6 +206,6 @@ class SlateTrainer(Trainer):
             was_training = model.training
             model.eval()
             for name, value in self.slate_metrics(model).items():
-                output.metrics[f"{metric_key_prefix}_{name}"] = value
+                output.metrics[f"{metric_key_prefix}_{name}"] = float(value)
             model.train(was_training)
         return output

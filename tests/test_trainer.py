@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from higr_hf import HiGRForSlateGeneration
 from higr_hf.data.collators import SlateCollator
 from higr_hf.data.encoding import EncodedSequence, TokenLayout
-from higr_hf.trainer import LengthBucketSampler, SlateTrainer
+from higr_hf.trainer import LengthBucketSampler, SlateTrainer, last_complete_checkpoint
 
 
 def rows(number: int = 24, items: int = 24) -> list[EncodedSequence]:
@@ -113,6 +113,21 @@ def test_checkpoints_are_safetensors_and_carry_the_catalogue(tester, tmp_path):
     assert loaded.model.item_codes.equal(tester.codes)
     index = json.loads((tmp_path / "checkpoint-4" / "config.json").read_text())
     assert index["auto_map"]["AutoModelForCausalLM"] == "modeling_higr.HiGRForSlateGeneration"
+
+
+def test_a_half_written_checkpoint_is_never_resumed_from(tester, tmp_path):
+    run = trainer(tester, tmp_path, max_steps=8)
+    run.train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    (tmp_path / "checkpoint-8" / "complete").unlink()  # as a kill in the middle of the save would have left it
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    with pytest.raises(ValueError, match="was not written to its end"):
+        trainer(tester, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    again = trainer(tester, tmp_path, max_steps=8)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 8
+    assert losses(again.state) == pytest.approx(losses(run.state), abs=2e-4)
+    assert last_complete_checkpoint(tmp_path / "elsewhere") is None
 
 
 def test_forgetting_to_keep_the_rows_is_said(tester, tmp_path):

@@ -1,0 +1,181 @@
+"""One training run from a split log to a judged model: what the scripts, the quickstart and the studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, TrainingArguments
+
+from .configuration_higr import HiGRConfig
+from .data.collators import SlateCollator
+from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout, encode_sequences
+from .evaluation import EvaluationResult, SlateEvaluator
+from .modeling_higr import HiGRForSlateGeneration
+from .recommender import SlateRecommender
+from .trainer import SlateTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from .tokenization_higr import HiGRTokenizer
+
+
+@dataclass
+class ExperimentSettings:
+    """What decides a run, beside the data and the `TrainingArguments`.
+
+    Args:
+        preset: size of the model, see [`HiGRConfig.from_preset`].
+        model: further fields of the configuration.
+        collator: fields of [`SlateCollator`].
+        generation: how slates are decoded in evaluation, arguments of `generate`.
+        wish: feedback level asked for in evaluation.
+        exclude_history: whether items of the history may not be recommended again.
+        eval_users: users (drawn once) of the validation split that judge the model while it trains.
+        patience: evaluations without a better validation metric before training stops; 0 to never stop early.
+    """
+
+    preset: str = "tiny"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    collator: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    wish: int | None = None
+    exclude_history: bool = True
+    eval_users: int | None = None
+    patience: int = 0
+
+
+class Experiment:
+    """A model to be trained on the `train` split and judged on the others.
+
+    Args:
+        splits: what `leave_last_out` or `basket_splits` returned.
+        tokenizer: a [`HiGRTokenizer`] with the feature tokens that `edges` needs.
+        edges: where feedback and time gaps are cut.
+        settings: see [`ExperimentSettings`].
+        embeddings: float `[N, E]`, for the diversity of slates.
+        slate_size: M.
+        seed: of the weights and of the validation users.
+
+    Example:
+        >>> experiment = Experiment(splits, tokenizer, edges, ExperimentSettings())
+        >>> trainer = experiment.trainer(arguments)
+        >>> trainer.train()
+        >>> experiment.evaluate("test").metrics["ndcg@5"]
+    """
+
+    def __init__(
+        self,
+        splits: DatasetDict,
+        tokenizer: HiGRTokenizer,
+        edges: FeatureEdges,
+        settings: ExperimentSettings,
+        *,
+        embeddings: np.ndarray | None = None,
+        slate_size: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.splits, self.tokenizer, self.edges, self.settings = splits, tokenizer, edges, settings
+        self.embeddings, self.slate_size, self.seed = embeddings, slate_size, seed
+        torch.manual_seed(seed)
+        self.config = HiGRConfig.from_preset(
+            settings.preset,
+            **{
+                "codebook_sizes": list(tokenizer.codebook_sizes),
+                "num_items": tokenizer.num_items,
+                "num_feedback_levels": edges.num_feedback_levels,
+                "num_time_buckets": edges.num_time_buckets,
+                "feedback_edges": list(edges.feedback),
+                "time_edges": list(edges.time),
+                "slate_size": slate_size,
+                "tokenizer_fingerprint": tokenizer.fingerprint,
+                **settings.model,
+            },
+        )
+        self.model = HiGRForSlateGeneration(self.config)
+        self.model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
+
+    def collator(self) -> SlateCollator:
+        """How training sequences become batches."""
+        fields = {
+            "slate_size": self.slate_size,
+            "max_history": self.config.max_history,
+            "seed": self.seed,
+            **self.settings.collator,
+        }
+        return SlateCollator(TokenLayout.of(self.tokenizer), **fields)
+
+    def sequences(self, split: str) -> list[EncodedSequence]:
+        """A split's rows as one run of events each, the target slate last."""
+        rows = encode_sequences(self.splits[split], self.tokenizer, self.edges)
+        targets = encode_sequences(self.splits[split], self.tokenizer, self.edges, side="target")
+        return [_joined(row, target) for row, target in zip(rows, targets, strict=True)]
+
+    def trainer(self, arguments: TrainingArguments, **kwargs: Any) -> SlateTrainer:
+        """A trainer whose validation metrics are `eval_loss` and those of [`SlateEvaluator`]."""
+        users = self._validation_users()
+        evaluator = self.evaluator(self.splits["validation"].select(users), num_resamples=0, progress=False)
+        validation = self.sequences("validation")
+
+        def slate_metrics(model: HiGRForSlateGeneration) -> dict[str, float]:
+            return evaluator.evaluate(self.recommender()).metrics
+
+        callbacks = list(kwargs.pop("callbacks", []))
+        if self.settings.patience:
+            callbacks.append(EarlyStoppingCallback(self.settings.patience))
+        return SlateTrainer(
+            self.model,
+            arguments,
+            data_collator=self.collator(),
+            train_dataset=[row for row in self.sequences("train") if len(row)],
+            eval_dataset=[validation[user] for user in users],
+            slate_metrics=slate_metrics,
+            callbacks=callbacks,
+            **kwargs,
+        )
+
+    def _validation_users(self) -> list[int]:
+        number = len(self.splits["validation"])
+        if self.settings.eval_users is None or self.settings.eval_users >= number:
+            return list(range(number))
+        draw = np.random.default_rng(self.seed).choice(number, self.settings.eval_users, replace=False)
+        return np.sort(draw).tolist()
+
+    def recommender(self, **changes: Any) -> SlateRecommender:
+        """The model as a recommender, decoding as the settings say but for `changes` to [`SlateRecommender`]."""
+        fields = {"slate_size": self.slate_size, "wish": self.settings.wish, "generation": self.settings.generation}
+        return SlateRecommender(self.model, self.tokenizer, **{**fields, **changes})
+
+    def evaluator(self, split: str | Dataset, **options: Any) -> SlateEvaluator:
+        """The evaluator of a split by name, or of rows of one."""
+        return SlateEvaluator(
+            self.splits[split] if isinstance(split, str) else split,
+            self.tokenizer.item_ids,
+            slate_size=self.slate_size,
+            embeddings=self.embeddings,
+            exclude_history=self.settings.exclude_history,
+            **{"seed": self.seed, **options},
+        )
+
+    def evaluate(self, split: str = "test", **options: Any) -> EvaluationResult:
+        """Judge the model's slates on a whole split."""
+        return self.evaluator(split, **options).evaluate(self.recommender(), desc=f"Decoding {split} slates")
+
+    def with_generation(self, **generation: Any) -> Experiment:
+        """The same trained model, decoding differently."""
+        twin = object.__new__(Experiment)
+        twin.__dict__ = dict(self.__dict__)
+        twin.settings = replace(self.settings, generation={**self.settings.generation, **generation})
+        return twin
+
+
+def _joined(first: EncodedSequence, second: EncodedSequence) -> EncodedSequence:
+    return EncodedSequence(
+        np.concatenate([first.items, second.items]),
+        np.concatenate([first.feedback, second.feedback]),
+        np.concatenate([first.time, second.time]),
+    )
