@@ -65,6 +65,7 @@ class CRQVAEConfig(PreTrainedConfig):
     latent_size: int = 64
     hidden_sizes: list[int] | tuple[int, ...] = (256, 128)
     codebook_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
+    normalize_latent: bool = False
     autoencoder: bool = True
     quantization_loss: str = "global"
     quantization_weight: float = 0.1

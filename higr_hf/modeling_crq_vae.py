@@ -76,9 +76,9 @@ def contrastive_loss(anchors: Tensor, positives: Tensor, temperature: float, ign
         float scalar, the mean over `rows`; 0 when there is none.
     """
     logits = F.normalize(anchors, dim=1, eps=1e-6) @ F.normalize(positives, dim=1, eps=1e-6).T / temperature
-    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    logits = logits.masked_fill((ignore | ~rows) & ~own, float("-inf"))
-    losses = logits.logsumexp(1) - logits.diagonal()
+    targets = torch.arange(len(logits), device=logits.device)
+    dropped = (ignore | ~rows).index_put((targets, targets), torch.zeros_like(rows))
+    losses = F.cross_entropy(logits.masked_fill(dropped, float("-inf")), targets, reduction="none")
     return (losses * rows).sum() / rows.sum().clamp_min(1)
 
 
@@ -162,7 +162,11 @@ class CRQVAEModel(CRQVAEPreTrainedModel):
 
     def embed(self, embeddings: Tensor) -> Tensor:
         """z = E(x): float `[N, Z]` of embeddings `[N, E]`."""
-        return self.encoder((embeddings - self.input_mean) / self.input_scale)
+        latent = self.encoder((embeddings - self.input_mean) / self.input_scale)
+        if self.config.normalize_latent:
+            # The contrastive loss sees directions only; on a sphere nearest codes see the same.
+            latent = F.normalize(latent, dim=1) * latent.shape[1] ** 0.5
+        return latent
 
     @torch.no_grad()
     def init_codebooks(self, embeddings: Tensor, *, seed: int = 0, first_level: int = 0) -> None:
@@ -239,7 +243,7 @@ class CRQVAEModel(CRQVAEPreTrainedModel):
     def reconstruction_without_quantization(self, embeddings: Tensor) -> Tensor:
         """Mean squared error of the auto-encoder alone, a float scalar: what warms it up before k-means."""
         target = (embeddings - self.input_mean) / self.input_scale
-        return F.mse_loss(self.decoder(self.encoder(target)), target)
+        return F.mse_loss(self.decoder(self.embed(embeddings)), target)
 
     def forward(
         self,

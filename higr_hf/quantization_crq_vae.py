@@ -58,15 +58,17 @@ def nearest(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 def kmeans(
     points: Tensor, num_clusters: int, *, seed: int = 0, iterations: int = 50, tolerance: float = 1e-4
 ) -> Tensor:
-    """Lloyd's k-means from k-means++ seeds; the same points and seed give the same centers.
+    """Lloyd's k-means from random rows; the same points and seed give the same centers.
 
-    With fewer distinct points than clusters every distinct point becomes a center and the spare centers repeat some of
-    them: no point's nearest center changes by that, the spare codes are just not used.
+    The seeds are drawn uniformly, not by k-means++: residuals of wide embeddings have a long tail, k-means++ spends
+    codes on its outliers, and the measured result was worse on every catalogue (more collisions, larger residuals).
+    A center that loses its points moves to another random row. With fewer distinct points than clusters
+    the spare centers repeat others, and their codes stay unused.
 
     Args:
         points (float `[N, Z]`): N >= 1.
         num_clusters (`int`): K.
-        seed (`int`): of the k-means++ draws.
+        seed (`int`): of the draw.
         iterations (`int`): most Lloyd steps.
         tolerance (`float`): stop when the mean squared distance falls by less than this share of itself.
 
@@ -74,34 +76,22 @@ def kmeans(
         float `[K, Z]` centers.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = len(points)
-    chosen = [int(torch.randint(count, (1,), generator=generator))]
-    gaps = squared_distances(points, points[chosen]).squeeze(1)
-    while len(chosen) < num_clusters:
-        # Points that a center already sits on are left with rounding dust, which must not be drawn.
-        weights = torch.where(gaps > 1e-6 * gaps.max().clamp_min(1e-30), gaps, torch.zeros_like(gaps)).cpu().double()
-        if not bool(weights.sum() > 0):
-            break
-        draw = torch.rand((), generator=generator, dtype=torch.float64) * weights.sum()
-        chosen.append(min(int(torch.searchsorted(weights.cumsum(0), draw)), count - 1))
-        gaps = torch.minimum(gaps, squared_distances(points, points[chosen[-1:]]).squeeze(1))
-    centers = points[chosen].clone()
+    order = torch.randperm(len(points), generator=generator).to(points.device)
+    centers = points[order[torch.arange(num_clusters, device=points.device) % len(points)]].clone()
     previous = float("inf")
     for _ in range(iterations):
         assignment, distances = nearest(points, centers)
-        sums = torch.zeros_like(centers).index_add_(0, assignment, points)
-        sizes = torch.bincount(assignment, minlength=len(centers))
-        centers = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centers)
-        empty = (sizes == 0).nonzero().flatten()
-        if len(empty):
-            farthest = distances.topk(min(len(empty), count)).indices
-            centers[empty[: len(farthest)]] = points[farthest]
         error = float(distances.mean())
-        if previous - error <= tolerance * previous and not len(empty):
+        if previous - error <= tolerance * previous:
             break
         previous = error
-    spare = torch.arange(num_clusters - len(centers), device=centers.device) % len(centers)
-    return torch.cat([centers, centers[spare]])
+        sums = torch.zeros_like(centers).index_add_(0, assignment, points)
+        sizes = torch.bincount(assignment, minlength=num_clusters)
+        centers = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centers)
+        empty = (sizes == 0).nonzero().flatten()
+        draw = torch.randint(len(points), (len(empty),), generator=generator)
+        centers[empty] = points[draw.to(points.device)]
+    return centers
 
 
 class ResidualQuantizer(nn.Module):
@@ -145,7 +135,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, latents: Tensor, usage: Sequence[Tensor], *, seed: int = 0) -> int:
-        """Move codes that nothing chose onto badly quantised residuals, so that the whole codebook works.
+        """Move codes that nothing chose onto random residuals, so that the whole codebook works.
 
         Args:
             latents (float `[N, Z]`): where the residuals come from.
@@ -158,13 +148,9 @@ class ResidualQuantizer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         residual, moved = latents, 0
         for codebook, counts in zip(self.codebooks, usage, strict=True):
-            _, distances = nearest(residual, codebook)
-            dead = (counts == 0).nonzero().flatten()[: len(residual)]
-            weights = distances.cpu().double()
-            dead = dead[: int((weights > 0).sum())]
-            if len(dead):
-                picks = torch.multinomial(weights, len(dead), generator=generator).to(residual.device)
-                codebook[dead] = residual[picks]
-                moved += len(dead)
+            dead = (counts == 0).nonzero().flatten().to(residual.device)
+            picks = torch.randint(len(residual), (len(dead),), generator=generator).to(residual.device)
+            codebook[dead] = residual[picks]
+            moved += len(dead)
             residual = residual - codebook[nearest(residual, codebook)[0]]
         return moved

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import yaml
 from transformers import HfArgumentParser
 
 
-def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = None, description: str = "") -> tuple:
+def parse_recipe(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    default_recipe: str | Path | None = None,
+) -> tuple:
     """Read arguments for some dataclasses.
 
     `--recipe file.yaml` gives values by field name; what stands on the command line overrides them.
@@ -20,6 +26,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         dataclass_types: the dataclasses to fill, each field being an option.
         argv: the command line without the program; `sys.argv[1:]` by default.
         description: first paragraph of `--help`.
+        default_recipe: the recipe where the command line names none.
 
     Returns:
         One instance of each dataclass.
@@ -28,9 +35,9 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         SystemExit: for a recipe that is missing, no mapping, or names an option that does not exist.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types, description=description)
+    parser = HfArgumentParser(dataclass_types, description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="YAML file of option: value; the command line overrides it.")
-    recipe = _recipe_of(parser, argv)
+    recipe = _recipe_of(parser, argv, default_recipe)
     known = {action.dest: action for action in parser._actions}
     for name in recipe:
         if name not in known:
@@ -40,8 +47,20 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     return parser.parse_args_into_dataclasses(argv)[: len(dataclass_types)]
 
 
-def _recipe_of(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:
-    path = None
+def parsed(value: Any) -> Any:
+    """An option written as YAML or JSON on the command line, or already read from a recipe."""
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def mapping(name: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """An option that must be a mapping, such as `--model '{dropout: 0.2}'`."""
+    content = parsed(value) or {}
+    if not isinstance(content, Mapping):
+        raise SystemExit(f"--{name} must be a mapping such as '{{dropout: 0.2}}', got {value!r}")
+    return dict(content)
+
+
+def _recipe_of(parser: HfArgumentParser, argv: list[str], path: str | Path | None) -> dict[str, Any]:
     for position, argument in enumerate(argv):
         if argument == "--recipe" and position + 1 < len(argv):
             path = argv[position + 1]

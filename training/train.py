@@ -1,9 +1,9 @@
 """Train HiGR on a split log with a fitted tokenizer.
 
-    python -m training.train --recipe training/recipes/movielens-1m.yaml --tokenizer runs/tokenizer --output_dir runs/model
+    python -m training.train --recipe training/recipes/movielens-1m.yaml --tokenizer runs/movielens-1m/tokenizer
 
-The output directory holds `model/` (weights, code, tokenizer: it loads by itself), the checkpoints, `validation.json` and
-the training log. Run again with `--resume_from_checkpoint true` to go on after a kill.
+The output directory holds `model/` (weights, code, tokenizer: it loads by itself), the checkpoints and
+`validation.json` with the training log. Run again with `--resume_from_checkpoint true` to go on after a kill.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from transformers import TrainingArguments, set_seed
 
-from higr_hf import HiGRTokenizer
 from higr_hf.checkpoint import save_checkpoint
 from higr_hf.data import leave_last_out, load_source
 from higr_hf.data.embeddings import item_embeddings
 from higr_hf.data.encoding import FeatureEdges
 from higr_hf.experiment import Experiment, ExperimentSettings
+from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
-from ._args import parse_recipe
+from ._args import mapping, parse_recipe, parsed
 
 
 @dataclass
@@ -55,9 +54,9 @@ class ModelArguments:
         """As an [`ExperimentSettings`]."""
         return ExperimentSettings(
             preset=self.preset,
-            model=_mapping("model", self.model),
-            collator=_mapping("collator", self.collator),
-            generation=_mapping("generation", self.generation),
+            model=mapping("model", self.model),
+            collator=mapping("collator", self.collator),
+            generation=mapping("generation", self.generation),
             wish=self.wish,
             eval_users=self.eval_users,
             patience=self.patience,
@@ -65,18 +64,7 @@ class ModelArguments:
 
     def edges(self) -> FeatureEdges:
         """Where feedback and time are cut."""
-        return FeatureEdges(tuple(_parsed(self.feedback_edges)), tuple(_parsed(self.time_edges)))
-
-
-def _parsed(value):
-    return yaml.safe_load(value) if isinstance(value, str) else value
-
-
-def _mapping(name: str, value: str | dict) -> dict:
-    parsed = _parsed(value) or {}
-    if not isinstance(parsed, dict):
-        raise SystemExit(f"--{name} must be a mapping such as '{{dropout: 0.2}}', got {value!r}")
-    return parsed
+        return FeatureEdges(tuple(parsed(self.feedback_edges)), tuple(parsed(self.time_edges)))
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
