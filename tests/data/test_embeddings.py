@@ -141,7 +141,9 @@ def test_cold_items_take_the_mean_of_their_categories():
 
 
 def test_both_weighs_the_blocks(log, train, letters, tmp_path):
-    both = item_embeddings(log.items, train, kind="both", dim=4, text_weight=0.8, cache_dir=tmp_path)
+    both = item_embeddings(
+        log.items, train, kind="both", dim=4, text_weight=0.8, model="some/model", cache_dir=tmp_path
+    )
     assert both.shape == (24, 7)
     np.testing.assert_allclose(np.linalg.norm(both[:, :3], axis=1) ** 2, 0.8, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(both[:, 3:], axis=1) ** 2, 0.2, rtol=1e-5)

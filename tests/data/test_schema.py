@@ -80,13 +80,24 @@ def test_polars_frames():
 
 
 def test_dates_are_read_as_utc():
-    table = events(
-        timestamp=["1970-01-01T00:00:30Z", "1970-01-01 00:00:10", "1970-01-01T01:00:20+01:00", "1970-01-01T00:00:30"],
-        rating=1.0,
-    )
-    assert sorted(read_log(table).interactions["timestamp"]) == [10, 20, 30]
-    stamps = events(timestamp=pd.to_datetime(EVENTS["timestamp"], unit="s"))
-    pd.testing.assert_frame_equal(read_log(stamps).interactions, read_log(EVENTS).interactions)
+    dates = ["1970-01-01T00:00:30Z", "1970-01-01T00:00:10Z", "1970-01-01T01:00:20+01:00", "1970-01-01T00:00:30Z"]
+    naive = pd.to_datetime(EVENTS["timestamp"], unit="s")
+    for timestamp in (dates, naive, naive.dt.strftime("%Y-%m-%d %H:%M:%S")):
+        pd.testing.assert_frame_equal(
+            read_log(events(timestamp=timestamp)).interactions, read_log(EVENTS).interactions
+        )
+
+
+def test_a_hub_dataset_is_loaded_by_its_id(monkeypatch):
+    asked = []
+
+    def load_dataset(*arguments, **options):
+        asked.append((arguments, options))
+        return Dataset.from_pandas(EVENTS)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert len(read_table("owner/name", split="all")) == len(EVENTS)
+    assert asked == [(("owner/name", None), {"split": "all"})]
 
 
 def test_columns_are_mapped_also_onto_taken_names():
