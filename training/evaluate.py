@@ -2,7 +2,7 @@
 
     python -m training.evaluate --recipe training/recipes/evaluate.yaml --model runs/movielens-1m/model
 
-Writes a report and the slates, prints the table, and appends a row to `results/` when `--results` names that directory.
+Writes a report and the slates, prints the table, and appends a row to the directory of results that `--results` names.
 """
 
 from __future__ import annotations
