@@ -8,9 +8,13 @@ predicts token t + 1), so that [`HiGRForSlateGeneration`] is one linear layer on
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -28,6 +32,10 @@ from .layers_higr import (
     rotary_table,
 )
 from .layout_higr import SlateLayout, SlateQueries
+
+if TYPE_CHECKING:
+    # Saving copies the files that this one names in relative imports: the pipeline travels with every checkpoint.
+    from .pipeline_higr import SlateRecommendationPipeline  # noqa: F401
 
 MASKED_LOGIT = -1e4
 """Logit of a token outside the group a position predicts: finite, because trainers average logits."""
@@ -256,6 +264,22 @@ class HiGRPreTrainedModel(PreTrainedModel):
     # The Trainer divides the loss by the accumulation steps itself; our losses are means over one batch.
     accepts_loss_kwargs = False
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load from a directory or the Hub, see [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: for a truncated or corrupt weights file, by its name.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            broken = _unreadable_weights(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
+            raise ValueError(
+                f"{broken} is truncated or corrupt ({error}): save or download the model again, or load an earlier "
+                "checkpoint."
+            ) from error
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -273,6 +297,17 @@ class HiGRPreTrainedModel(PreTrainedModel):
             # Buffers that a checkpoint does not hold come from here, never from uninitialised memory.
             module.item_codes.fill_(-1)
             module.item_active.fill_(True)
+
+
+def _unreadable_weights(name_or_path: str | os.PathLike, subfolder: str) -> str:
+    """The first weights file of a local directory that does not open; the name as it is for a model on the Hub."""
+    for path in sorted(Path(name_or_path, subfolder).glob("model*.safetensors")):
+        try:
+            with safe_open(str(path), framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return str(path)
+    return f"A weights file of {name_or_path}"
 
 
 class HiGRModel(HiGRPreTrainedModel):
@@ -677,3 +712,15 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
             plans=None,
             dense_loss=None if dense_loss is None else dense_loss.detach(),
         )
+
+
+HiGRModel.register_for_auto_class("AutoModel")
+HiGRForSlateGeneration.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = [
+    "HiGRForSlateGeneration",
+    "HiGRModel",
+    "HiGRModelOutput",
+    "HiGRPreTrainedModel",
+    "HiGRSlateOutput",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,21 @@ SPECIAL_TOKENS = {
     "slate_token": "<slate>",
     "unk_token": "<unk>",
 }
-# f and t name the feedback levels and the time buckets.
 LEVEL_LETTERS = "abcdeghi"
+"""One letter a code level in the text form of a semantic ID; `f` and `t` name feedback and time tokens."""
+
+
+def code_offsets(
+    codebook_sizes: Sequence[int], num_feedback_levels: int = 0, num_time_buckets: int = 0
+) -> tuple[int, ...]:
+    """The id of code 0 of every level: the special tokens come first, then the features, then level by level.
+
+    Example:
+        >>> code_offsets([4, 4], num_feedback_levels=2)
+        (7, 11)
+    """
+    first = len(SPECIAL_TOKENS) + num_feedback_levels + num_time_buckets
+    return tuple(itertools.accumulate(codebook_sizes[:-1], initial=first))
 
 
 class SIDVocabulary:
@@ -55,8 +69,7 @@ class SIDVocabulary:
         self.tokens += [f"<{letter}_{code}>" for letter, size in groups for code in range(size)]
         first = len(SPECIAL_TOKENS)
         self.feature_offsets = {"feedback": first, "time_buckets": first + self.feature_sizes["feedback"]}
-        start = first + sum(self.feature_sizes.values())
-        self.level_offsets = tuple(start + sum(self.codebook_sizes[:level]) for level in range(self.num_levels))
+        self.level_offsets = code_offsets(self.codebook_sizes, *self.feature_sizes.values())
 
     def __len__(self) -> int:
         return len(self.tokens)
