@@ -52,11 +52,20 @@ def main(argv: list[str] | None = None) -> None:
     log = load_source(study.source)
     splits = leave_last_out(log, slate_size=plan["slate_size"])
     text = item_embeddings(log.items, splits["train"], kind="text")
+    fitted: dict[tuple, tuple[np.ndarray, list[int]]] = {}
     for name in chosen:
         settings = _merged(plan["common"], plan["variants"][name] or {})
         set_seed(arguments.seed)
-        tokenizer = _tokenizer(log, splits, settings, arguments.seed)
         edges = FeatureEdges(tuple(settings["feedback_edges"]), tuple(settings["time_edges"]))
+        wanted = (settings["ids"], settings["method"], tuple(settings["codebook_sizes"]))
+        if wanted not in fitted:
+            fitted[wanted] = _semantic_ids(log, splits, settings, arguments.seed)
+        tokenizer = HiGRTokenizer.from_codes(
+            list(log.items["item_id"]),
+            *fitted[wanted],
+            num_feedback_levels=edges.num_feedback_levels,
+            num_time_buckets=edges.num_time_buckets,
+        )
         experiment = Experiment(
             splits,
             tokenizer,
@@ -107,22 +116,15 @@ def _merged(common: dict, change: dict) -> dict:
     }
 
 
-def _tokenizer(log, splits, settings: dict, seed: int) -> HiGRTokenizer:
+def _semantic_ids(log, splits, settings: dict, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Codes int64 `[N, L]` and the levels' sizes."""
     sizes, number = list(settings["codebook_sizes"]), len(log.items)
     if settings["ids"] == "random":
         draw = np.random.default_rng(seed).choice(int(np.prod(sizes)), number, replace=False)
-        codes = np.stack(np.unravel_index(draw, sizes), axis=1).astype(np.int64)
-    else:
-        embeddings = item_embeddings(log.items, splits["train"], kind=settings["ids"])
-        fitted = fit_semantic_ids(embeddings, method=settings["method"], codebook_sizes=sizes, seed=seed)
-        codes, sizes = fitted.codes, list(fitted.codebook_sizes)
-    return HiGRTokenizer.from_codes(
-        list(log.items["item_id"]),
-        codes,
-        sizes,
-        num_feedback_levels=len(settings["feedback_edges"]) + 1 if settings["feedback_edges"] else 0,
-        num_time_buckets=len(settings["time_edges"]) + 1 if settings["time_edges"] else 0,
-    )
+        return np.stack(np.unravel_index(draw, sizes), axis=1).astype(np.int64), sizes
+    embeddings = item_embeddings(log.items, splits["train"], kind=settings["ids"])
+    fitted = fit_semantic_ids(embeddings, method=settings["method"], codebook_sizes=sizes, seed=seed, progress=False)
+    return fitted.codes, list(fitted.codebook_sizes)
 
 
 if __name__ == "__main__":
