@@ -51,7 +51,7 @@ def _register() -> None:
             SLATE_TASK, pipeline_class=SlateRecommendationPipeline, pt_model=AutoModelForCausalLM, type="text"
         )
     # transformers prefers a checkpoint's own pipeline code, and asks for trust in it, even where the task is known.
-    HiGRConfig.custom_pipelines = {}
+    HiGRConfig._remote_pipelines = {}
 
 
 _register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -116,8 +117,8 @@ class HiGRConfig(PreTrainedConfig):
     model_type = "higr"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - the name and form transformers reads
     attribute_map = {"num_hidden_layers": "planner_layers"}  # noqa: RUF012
-    # A process without the package finds the pipeline here; `higr_hf` registers the task and empties it.
-    custom_pipelines = CUSTOM_PIPELINES
+    # Where a process without the package finds the pipeline; `higr_hf`, which registers the task itself, empties it.
+    _remote_pipelines = CUSTOM_PIPELINES
 
     codebook_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     num_feedback_levels: int = 0
@@ -162,7 +163,7 @@ class HiGRConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.pop("custom_pipelines", None)  # the class has it
+        kwargs["custom_pipelines"] = copy.deepcopy(self._remote_pipelines)  # `pipeline()` writes into it
         self.codebook_sizes = [int(size) for size in self.codebook_sizes]
         self.feedback_edges = [float(edge) for edge in self.feedback_edges]
         self.time_edges = [float(edge) for edge in self.time_edges]
@@ -220,7 +221,7 @@ class HiGRConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it is written to `config.json`, with where to find the pipeline."""
-        return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
+        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> HiGRConfig:
