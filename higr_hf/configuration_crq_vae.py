@@ -32,11 +32,14 @@ class CRQVAEConfig(PreTrainedConfig):
         hidden_sizes (`list[int]`): widths of the encoder's hidden layers; the decoder mirrors them.
         codebook_sizes (`list[int]`): K of every level, coarse to fine; its length is the number of levels D.
         autoencoder (`bool`): encode with an MLP (`True`) or quantise the embedding itself (`False`, RQ-KMeans).
+        normalize_latent (`bool`): put z on the sphere of radius √Z. The contrastive loss sees directions only; on a
+            sphere the nearest code does so too.
         quantization_loss (`str`): `"global"` compares the sum of the codewords with z, `"layerwise"` every codeword
             with its residual (RQ-VAE).
         quantization_weight (`float`): λ1, weight of the quantisation loss.
         commitment_weight (`float`): η, weight of the half of it that moves the encoder.
-        contrastive_weight (`float`): λ2, weight of the contrastive loss; 0 turns it off.
+        contrastive_weight (`float`): λ2, weight of the contrastive loss; 0 turns it off. The published 0.01 belongs to
+            codewords and to losses of another scale; 1 measured best here (see docs/semantic_ids.md).
         level_weights (`list[float]`, *optional*): w of the first D-1 levels in the contrastive loss; by default 1 for
             the first level and a tenth of the level before for the next ones.
         temperature (`float`): τ of the contrastive loss. The paper does not give it.
@@ -62,19 +65,19 @@ class CRQVAEConfig(PreTrainedConfig):
     model_type = "crq_vae"
 
     input_size: int = 384
-    latent_size: int = 64
-    hidden_sizes: list[int] | tuple[int, ...] = (256, 128)
+    latent_size: int = 32
+    hidden_sizes: list[int] | tuple[int, ...] = (256,)
     codebook_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
-    normalize_latent: bool = False
     autoencoder: bool = True
+    normalize_latent: bool = True
     quantization_loss: str = "global"
     quantization_weight: float = 0.1
     commitment_weight: float = 0.1
-    contrastive_weight: float = 0.01
+    contrastive_weight: float = 1.0
     level_weights: list[float] | tuple[float, ...] | None = None
     temperature: float = 0.1
     false_negative_threshold: float = 0.8
-    contrastive_target: str = "straight-through"
+    contrastive_target: str = "residual"
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -91,6 +94,7 @@ class CRQVAEConfig(PreTrainedConfig):
         if not self.autoencoder:
             self.latent_size = self.input_size
             self.hidden_sizes = []
+            self.normalize_latent = False
         if self.level_weights is None:
             self.level_weights = [10.0**-level for level in range(len(self.codebook_sizes) - 1)]
         self.level_weights = [float(weight) for weight in self.level_weights]

@@ -82,7 +82,7 @@ def kmeans(
     for _ in range(iterations):
         assignment, distances = nearest(points, centers)
         error = float(distances.mean())
-        if previous - error <= tolerance * previous:
+        if error >= (1 - tolerance) * previous:
             break
         previous = error
         sums = torch.zeros_like(centers).index_add_(0, assignment, points)

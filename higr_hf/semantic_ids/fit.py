@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,47 +49,49 @@ class FitSettings:
     """How a quantiser is trained; the losses' own settings are fields of [`CRQVAEConfig`].
 
     Attributes:
-        epochs (`int`): passes over the catalogue with quantisation.
+        epochs (`int`, *optional*): passes over the catalogue with quantisation; by default as many as make 600 steps,
+            and at least 20.
         warmup_epochs (`int`): passes before it that train the auto-encoder alone, so that k-means starts the codebooks
             on latents that mean something.
         batch_size (`int`): most items a step.
         learning_rate (`float`): of AdamW; falls to 0 along a half cosine.
         weight_decay (`float`): of AdamW.
         revive_every (`int`): epochs between two looks for dead codes, in the first half of the training; 0: never.
-        refit_levels (`int`): how many of the last levels are fitted again by k-means when training is over.
+        refit_levels (`int`, *optional*): how many of the last levels are fitted again by k-means when training is
+            over; by default all of them: the latents have moved, and fresh codebooks fit them better.
     """
 
-    epochs: int = 200
-    warmup_epochs: int = 20
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
+    epochs: int | None = None
+    warmup_epochs: int = 10
+    batch_size: int = 512
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     revive_every: int = 10
-    refit_levels: int = 1
+    refit_levels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "warmup_epochs", "revive_every", "refit_levels"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")
         if self.batch_size < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
             raise ValueError("batch_size must be >= 1, learning_rate > 0 and weight_decay >= 0.")
 
 
 def default_codebook_sizes(num_items: int, num_levels: int = 3) -> tuple[int, ...]:
-    """K of every level for a catalogue: the power of two nearest to √N, within 4..1024.
+    """K of every level for a catalogue: the power of two nearest to 2√N, within 4..1024.
 
-    Three levels then write about N^1.5 semantic IDs, and a prefix of two levels is shared by about one item on
-    average: few collisions, and groups that still mean something.
+    Two levels then write about four prefixes an item: few items share one, so that the last level can tell them apart
+    (raw collisions of one percent, where √N gives three to nine), and those that do share one are close.
 
     Example:
 
     ```python
     >>> default_codebook_sizes(3706)
-    (64, 64, 64)
+    (128, 128, 128)
 
     ```
     """
-    return (min(1024, max(4, 2 ** round(math.log2(math.sqrt(num_items))))),) * num_levels
+    return (min(1024, max(4, 2 ** round(math.log2(2 * math.sqrt(num_items))))),) * num_levels
 
 
 def fit_semantic_ids(
@@ -149,10 +151,10 @@ def fit_semantic_ids(
 
     ```
     """
-    plan = FitSettings(**settings)
     x = torch.as_tensor(np.asarray(embeddings), dtype=torch.float32).to(device)
     if x.ndim != 2 or x.numel() == 0:
         raise ValueError(f"embeddings must have the shape [N >= 1, E >= 1], got {list(x.shape)}.")
+    plan = _with_epochs(FitSettings(**settings), len(x))
     sizes = default_codebook_sizes(len(x)) if codebook_sizes is None else tuple(codebook_sizes)
     if collision_rule not in COLLISION_RULES:
         raise ValueError(f"Unknown collision rule {collision_rule!r}; choose one of {COLLISION_RULES}.")
@@ -174,8 +176,9 @@ def fit_semantic_ids(
         table = _positives(model.config, positives, x)
         trainer = _Trainer(model, x, table, plan, seed)
         history = trainer.run(checkpoint_dir, checkpoint_every, progress)
-        if plan.refit_levels:
-            model.init_codebooks(x, seed=seed, first_level=max(0, len(sizes) - plan.refit_levels))
+        refit = len(sizes) if plan.refit_levels is None else min(plan.refit_levels, len(sizes))
+        if refit:
+            model.init_codebooks(x, seed=seed, first_level=len(sizes) - refit)
     else:
         model.init_codebooks(x, seed=seed)
     model.eval()
@@ -185,6 +188,13 @@ def fit_semantic_ids(
     metrics |= {f"residual_norm_{level + 1}": norm for level, norm in enumerate(residual_norms(model, x))}
     metrics["moved"] = float((codes[:, : len(sizes)] != raw_codes).any(1).mean())
     return SemanticIDs(codes, raw_codes, tuple(level_sizes), model.cpu(), collision_rule, metrics, history)
+
+
+def _with_epochs(plan: FitSettings, num_items: int) -> FitSettings:
+    if plan.epochs is not None:
+        return plan
+    steps = math.ceil(num_items / plan.batch_size)
+    return replace(plan, epochs=max(20, math.ceil(600 / steps)))
 
 
 def _positives(config: CRQVAEConfig, positives: np.ndarray | None, x: torch.Tensor) -> torch.Tensor | None:
