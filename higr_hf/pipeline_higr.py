@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,12 +153,13 @@ class SlateRecommendationPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Recommend; see the class for inputs and arguments, and `Pipeline` for `batch_size` and data sets."""
-        if isinstance(inputs, (tuple, np.ndarray)):
-            inputs = list(inputs)
-        if isinstance(inputs, str):
-            raise ValueError(f"The input {inputs!r} is a string: pass a list of items, or a dictionary.")
-        if not isinstance(inputs, list):
+        if inputs is None or isinstance(inputs, Mapping):
             return super().__call__({"history": []} if inputs is None else inputs, **kwargs)
+        if isinstance(inputs, (types.GeneratorType, torch.utils.data.Dataset)):  # streamed by the base class
+            return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            raise ValueError(f"The input is {inputs!r}: pass a list of items, a dictionary, or a list of those.")
+        inputs = list(inputs)
         nested = [isinstance(entry, (list, tuple, np.ndarray, Mapping)) for entry in inputs]
         if not any(nested):
             return super().__call__({"history": inputs}, **kwargs)
@@ -195,17 +197,19 @@ class SlateRecommendationPipeline(Pipeline):
             max_history=self.model.config.max_history if max_history is None else max_history,
         )
         encoded = self.tokenizer(prompt, return_tensors="pt")
-        excluded = self._indices(entry.get("exclude") or [], "exclude")
+        excluded = self._indices(entry.get("exclude"), "exclude", optional=True)
         allowed = entry.get("allowed")
         return {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "exclude": _padded(np.append(excluded, items) if exclude_history else excluded),
-            "allowed": _padded(self._indices(allowed or [], "allowed")),
+            "allowed": _padded(self._indices(allowed, "allowed", optional=True)),
             "restricted": torch.tensor([allowed is not None]),
         }
 
-    def _indices(self, names: Any, where: str) -> np.ndarray:
+    def _indices(self, names: Any, where: str, optional: bool = False) -> np.ndarray:
+        if names is None and optional:
+            names = []
         if names is None or isinstance(names, (str, Mapping)):
             raise ValueError(f"{where} must be a list of items, got {names!r}.")
         found = [self.names.index(name, f"{where}[{position}]") for position, name in enumerate(names)]
