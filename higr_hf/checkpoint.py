@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from .modeling_higr import HiGRForSlateGeneration
 from .tokenization_higr import HiGRTokenizer
@@ -101,8 +102,11 @@ def save_checkpoint(
     _check_fingerprint(model, tokenizer)
     model.config.tokenizer_fingerprint = tokenizer.fingerprint
     with atomic_directory(directory) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except SafetensorError as error:  # how its library reports a failed write
+            raise OSError(f"Writing the tensors of {directory} failed: {error}") from error
         for name, content in (extra_files or {}).items():
             target = folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts or target.exists():
@@ -142,8 +146,6 @@ def load_checkpoint(directory: str | os.PathLike, **kwargs: Any) -> tuple[HiGRFo
         model, report = HiGRForSlateGeneration.from_pretrained(
             directory, local_files_only=True, output_loading_info=True, **kwargs
         )
-    except CheckpointError:
-        raise
     except (ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
     for kind in ("missing_keys", "unexpected_keys"):
@@ -182,6 +184,8 @@ def _check_files(directory: Path) -> None:
                 f"{directory / name} is missing: without the whole tokenizer tokens cannot be read as items. Save or "
                 "download it again."
             )
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        _read_json(directory / name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

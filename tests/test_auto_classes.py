@@ -108,6 +108,32 @@ def test_travelling_files_import_only_siblings_and_the_stack(path):
             assert node.level == 1 and node.module and (path.parent / f"{node.module}.py").is_file()
 
 
+def top_level_imports(path: Path):
+    """What importing a module imports at once: not what functions and type checkers do."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+def test_importing_the_package_needs_no_data_libraries():
+    waiting, seen, outside = [PACKAGE / "__init__.py"], set(), set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for level, name in top_level_imports(path):
+            if level == 0:
+                outside.add(name.split(".")[0])
+                continue
+            parts = name.split(".") if name else []
+            folder = path.parents[level - 1].joinpath(*parts)
+            sources = [folder.with_suffix(".py"), folder / "__init__.py"]
+            waiting += [source for source in sources if source.is_file() and source not in seen]
+    assert {path.name for path in seen} >= {"modeling_higr.py", "checkpoint.py", "modeling_crq_vae.py"}
+    assert outside <= {"torch", "transformers", "tokenizers", "numpy", "safetensors", *sys.stdlib_module_names}
+
+
 def test_the_configuration_names_everything_and_survives_a_round_trip(saved):
     written = json.loads((saved[0] / "config.json").read_text())
     assert set(written["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
