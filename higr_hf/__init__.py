@@ -13,11 +13,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .checkpoint import load_checkpoint, save_checkpoint
 from .configuration_crq_vae import CRQVAEConfig
 from .configuration_higr import HiGRConfig
-from .generation_higr import HiGRGenerateOutput
 from .item_table_higr import UnknownItemError
 from .modeling_crq_vae import CRQVAEModel
 from .modeling_higr import HiGRForSlateGeneration, HiGRModel
 from .pipeline_higr import SlateRecommendationPipeline
+from .search_higr import HiGRGenerateOutput
 from .tokenization_higr import HiGRTokenizer
 
 __version__ = "0.1.0.dev0"

@@ -1,18 +1,16 @@
-"""The slate search: one planner step a slot, a beam over codes inside an item, legal items only."""
+"""`generate()` for slates: arguments and their checks, the encoded prompt, and the sequences that come out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
-from transformers.utils import ModelOutput
 
 from .catalog_higr import Legality
-from .layers_higr import KeyValue
-from .layout_higr import SlateLayout, SlateQueries
+from .layout_higr import SlateLayout
+from .search_higr import HiGRGenerateOutput, SlateContext, SlateSearch
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
@@ -25,42 +23,6 @@ _WITHOUT_MEANING = frozenset(
      "pad_token_id", "bos_token_id", "eos_token_id", "logits_processor", "stopping_criteria", "streamer", "tokenizer",
      "output_scores", "position_ids", "token_type_ids", "compile_config", "use_model_defaults"}
 )  # fmt: skip
-
-
-@dataclass
-class HiGRGenerateOutput(ModelOutput):
-    """A generated slate for every prompt.
-
-    Args:
-        sequences (`LongTensor [B, T + M·L + 1]`): The prompt, the slate's code tokens and `<eos>`; slots that could
-            not be filled hold `<pad>`.
-        items (`LongTensor [B, M]`): Catalogue index of every slot's item, -1 where none was left.
-        scores (`FloatTensor [B, M]`): Log-probability of every item under the generator (its codes' sum), plus
-            `rerank_weight` × the dense score where reranking is on.
-        candidates (`LongTensor [B, M, W]`): The beam's items per slot, best first, -1 past the last legal one.
-        candidate_scores (`FloatTensor [B, M, W]`): Their scores.
-    """
-
-    sequences: torch.LongTensor | None = None
-    items: torch.LongTensor | None = None
-    scores: torch.FloatTensor | None = None
-    candidates: torch.LongTensor | None = None
-    candidate_scores: torch.FloatTensor | None = None
-
-
-@dataclass
-class _Context:
-    """The encoded history, and what every layer needs of it, computed once a slate.
-
-    `encoded` is `[B, U, d]`; `planner` and `generators` hold keys and values `[B, heads, U, head_dim]` a layer; `mask`
-    is `BoolTensor [B, 1, 1, U]`; `length` is `LongTensor [B]`.
-    """
-
-    encoded: torch.Tensor
-    planner: list[KeyValue]
-    generators: list[list[KeyValue | None]]
-    mask: torch.Tensor
-    length: torch.Tensor
 
 
 class SlateGenerationMixin(GenerationMixin):
@@ -177,7 +139,7 @@ class SlateGenerationMixin(GenerationMixin):
                 "slots, exclude less, or pass allow_short=True to get -1 in the missing slots."
             )
 
-        search = _SlateSearch(self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator)
+        search = SlateSearch(self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator)
         context = self._encode_prompt(input_ids, layout, items)
         if slate_mode == "sequential":
             result = search.sequential(context, layout.wish, slate_size, use_cache)
@@ -211,12 +173,12 @@ class SlateGenerationMixin(GenerationMixin):
 
     def _encode_prompt(
         self: HiGRForSlateGeneration, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor
-    ) -> _Context:
+    ) -> SlateContext:
         model = self.model
         units = model.embeddings.units(input_ids, layout, items)
         encoded, rotary = model.encode(units, layout.num_history)
         unit = torch.arange(layout.size, device=input_ids.device)
-        return _Context(
+        return SlateContext(
             encoded=encoded,
             planner=model.planner.key_values(encoded, rotary),
             generators=[generator.key_values(encoded) for generator in model.generators],
@@ -231,218 +193,6 @@ class SlateGenerationMixin(GenerationMixin):
         tokens = torch.where(items[..., None] >= 0, tokens, config.pad_token_id).flatten(1)
         eos = torch.full_like(tokens[:, :1], config.eos_token_id)
         return torch.cat([input_ids, tokens, eos], dim=1)
-
-
-class _SlateSearch:
-    """One call's search over slots and codes."""
-
-    def __init__(
-        self,
-        model: HiGRForSlateGeneration,
-        legal: Legality,
-        num_beams: int,
-        temperature: float | None,
-        rerank_weight: float,
-        generator: torch.Generator | None,
-    ) -> None:
-        self.model, self.config = model, model.config
-        self.trie, self.legal = legal.trie, legal
-        self.num_beams, self.temperature = num_beams, temperature
-        self.rerank_weight, self.generator = rerank_weight, generator
-
-    def _queries(
-        self, context: _Context, wish: torch.Tensor, first: int, count: int, feeding: bool = False
-    ) -> SlateQueries:
-        """Queries of slots `first … first + count - 1` of every row; `feeding` the item before each but the first."""
-        batch = len(wish)
-        slot = torch.arange(first, first + count, device=wish.device).expand(batch, -1)
-        zero = torch.zeros_like(slot)
-        return SlateQueries(
-            context=context.length[:, None].expand(-1, count),
-            slot=slot,
-            window=zero,
-            previous=torch.where(slot > 0, slot, -1) if feeding else zero - 1,
-            target=zero - 1,
-            wish=wish[:, None].expand(-1, count),
-        )
-
-    def _plan(
-        self,
-        context: _Context,
-        queries: SlateQueries,
-        fed: torch.Tensor | None = None,
-        past: list[KeyValue] | None = None,
-    ) -> tuple[torch.Tensor, list[KeyValue]]:
-        model = self.model.model
-        inputs = model.query_inputs(context.encoded, queries, fed)
-        rotary = model.rotary(queries.context + queries.slot)
-        self_mask = queries.masks(1)[1] if queries.slot.shape[1] > 1 else None
-        return model.planner(inputs, context.planner, context.mask, self_mask, rotary, past)
-
-    def sequential(
-        self, context: _Context, wish: torch.Tensor, slate_size: int, use_cache: bool
-    ) -> HiGRGenerateOutput:
-        """Plan a slot, decode its item, feed the item back; `[B, M]` items."""
-        model = self.model.model
-        past, chosen = None, []
-        # Nothing is fed to the first slot; the zero vector only keeps its place.
-        fed = [torch.zeros_like(context.encoded[:, :1])]
-        for slot in range(slate_size):
-            if use_cache:
-                queries = self._queries(context, wish, slot, 1, feeding=True)
-                plans, past = self._plan(context, queries, fed[-1], past)
-            else:
-                queries = self._queries(context, wish, 0, slot + 1, feeding=True)
-                plans = self._plan(context, queries, torch.cat(fed, dim=1))[0][:, -1:]
-            items, scores = self.item_beam(context, plans, slot, use_cache)
-            best = items[:, 0, :1]
-            self.legal.exclude(best)
-            codes = model.item_codes[best.clamp(min=0)]
-            vector = model.embeddings.items(codes, best.clamp(min=0))
-            fed.append(torch.where(best[..., None] >= 0, vector, 0))
-            chosen.append((best, items, scores))
-        return HiGRGenerateOutput(
-            items=torch.cat([best for best, _, _ in chosen], dim=1),
-            scores=torch.cat([scores[:, :, 0] for _, _, scores in chosen], dim=1),
-            candidates=torch.cat([items for _, items, _ in chosen], dim=1),
-            candidate_scores=torch.cat([scores for _, _, scores in chosen], dim=1),
-        )
-
-    def plan_once(self, context: _Context, wish: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
-        """Plan all slots in one pass, decode them together, then settle duplicates in slot order."""
-        queries = self._queries(context, wish, 0, slate_size)
-        plans, _ = self._plan(context, queries)
-        if self.temperature is not None:
-            return self._sampled_slots(context, plans)
-        # With W ≥ M distinct candidates a slot, the slots before it can never take them all.
-        self.num_beams = max(self.num_beams, slate_size)
-        items, scores = self.item_beam(context, plans, 0, True)
-        taken = torch.full_like(items[:, :, 0], -1)
-        picked_scores = torch.full_like(scores[:, :, 0], float("-inf"))
-        for slot in range(slate_size):
-            clash = (items[:, slot, :, None] == taken[:, None, :slot]).any(-1) | (items[:, slot] < 0)
-            order = torch.where(clash, float("-inf"), scores[:, slot])
-            best = order.argmax(-1, keepdim=True)
-            free = ~clash.gather(1, best)
-            taken[:, slot : slot + 1] = torch.where(free, items[:, slot].gather(1, best), -1)
-            picked_scores[:, slot : slot + 1] = torch.where(free, order.gather(1, best), float("-inf"))
-        return HiGRGenerateOutput(items=taken, scores=picked_scores, candidates=items, candidate_scores=scores)
-
-    def _sampled_slots(self, context: _Context, plans: torch.Tensor) -> HiGRGenerateOutput:
-        """Sample the slots of given plans one after the other, each from what the earlier ones left."""
-        chosen = []
-        for slot in range(plans.shape[1]):
-            items, scores = self.item_beam(context, plans[:, slot : slot + 1], slot, True)
-            self.legal.exclude(items[:, 0])
-            chosen.append((items, scores))
-        items, scores = (torch.cat(part, dim=1) for part in zip(*chosen, strict=True))
-        return HiGRGenerateOutput(
-            items=items[..., 0], scores=scores[..., 0], candidates=items, candidate_scores=scores
-        )
-
-    def first_plan(self, context: _Context, wish: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
-        """The M best items of the first slot's beam."""
-        queries = self._queries(context, wish, 0, 1)
-        plans, _ = self._plan(context, queries)
-        if self.temperature is not None:
-            return self._sampled_slots(context, plans.expand(-1, slate_size, -1))
-        self.num_beams = max(self.num_beams, slate_size)
-        items, scores = self.item_beam(context, plans, 0, True)
-        best, best_scores = items[:, 0, :slate_size], scores[:, 0, :slate_size]
-        return HiGRGenerateOutput(
-            items=best, scores=best_scores,
-            candidates=best[..., None], candidate_scores=best_scores[..., None],
-        )  # fmt: skip
-
-    def item_beam(
-        self, context: _Context, plans: torch.Tensor, first_slot: int, use_cache: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A beam of width W over the codes of one item, for every plan vector.
-
-        A hypothesis is kept only if a legal item lies below its prefix, so no beam ever runs dry while its row has a
-        legal item left, and an illegal item cannot come out.
-
-        Args:
-            context: the encoded history.
-            plans (`[B, R, d]`): plan vectors of R slots.
-            first_slot (`int`): slot of the first of them.
-            use_cache (`bool`): keep the generator's keys and values between codes.
-
-        Returns:
-            Items `LongTensor [B, R, W]`, best first, -1 past the last legal one; and their scores `FloatTensor
-            [B, R, W]`, -inf there.
-        """
-        if not self.config.shared_generator and plans.shape[1] > 1:
-            parts = [
-                self.item_beam(context, plans[:, row : row + 1], first_slot + row, use_cache)
-                for row in range(plans.shape[1])
-            ]
-            return torch.cat([items for items, _ in parts], 1), torch.cat([scores for _, scores in parts], 1)
-        model, trie = self.model.model, self.trie
-        index = 0 if self.config.shared_generator else min(first_slot, len(model.generators) - 1)
-        stage, keys = model.generators[index], context.generators[index]
-        offsets = self.config.level_offsets
-        batch, slots, width = plans.shape
-        beams = 1
-        steps = plans[:, :, None]  # [B, R·beams, S, d]
-        nodes = torch.zeros(batch, slots, 1, dtype=torch.long, device=plans.device)
-        totals = torch.zeros(batch, slots, 1, device=plans.device)
-        past = None
-        for depth in range(self.config.num_levels):
-            inputs, first_step = (steps[:, :, -1:], depth) if use_cache else (steps, 0)
-            states, cache = stage(inputs, keys, context.mask, first_step, past if use_cache else None)
-            logits = self.model.lm_head.group_logits(states[:, :, -1], depth).float()
-            log_probs = logits.log_softmax(-1).view(batch, slots, beams, -1)
-
-            children, exists = trie.children(depth, nodes)  # [B, R, beams, C]
-            exists = exists & self.legal.has_legal(depth, children)
-            code = trie.node_code[depth][children]
-            token = code + (offsets[0] if depth == 0 else 0)  # the group of level 0 begins at token 0
-            gained = log_probs.gather(-1, token)
-            if self.temperature is None:
-                grown = totals[..., None] + gained
-                grown = grown.masked_fill(~exists, float("-inf")).flatten(2)
-                kept = min(self.num_beams, grown.shape[-1])
-                totals, choice = grown.topk(kept, dim=-1)
-            else:
-                choice = self._sample(logits.view(batch, slots, beams, -1).gather(-1, token), exists)
-                grown = (totals[..., None] + gained).flatten(2)
-                totals = grown.gather(-1, choice)
-                totals = totals.masked_fill(~exists.flatten(2).gather(-1, choice), float("-inf"))
-            parent = choice // children.shape[-1]
-            nodes = children.flatten(2).gather(-1, choice)
-            picked = code.flatten(2).gather(-1, choice) + offsets[depth]
-
-            row = parent + torch.arange(slots, device=parent.device)[:, None] * beams
-            row = row.flatten(1)  # [B, R·kept], rows to continue from
-            newest = model.embeddings.embed_tokens(picked).reshape(batch, row.shape[1], 1, width)
-            history = steps.gather(1, row[..., None, None].expand(-1, -1, *steps.shape[2:]))
-            steps = torch.cat([history, newest], dim=2)
-            if use_cache:
-                past = [_reorder(key_value, row, batch) for key_value in cache]
-            beams = parent.shape[-1]
-
-        items = trie.order[trie.first_rank[-1][nodes]]
-        if self.rerank_weight:
-            vectors = model.embeddings.items(model.item_codes[items], items)
-            totals = totals + self.rerank_weight * (vectors @ plans[..., None]).squeeze(-1).float()
-            totals, order = totals.sort(dim=-1, descending=True)
-            items = items.gather(-1, order)
-        return torch.where(totals > float("-inf"), items, -1), totals
-
-    def _sample(self, logits: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
-        """One child per slot in proportion to exp(logit / temperature) among the legal; `[B, R, 1]`."""
-        scaled = (logits / self.temperature).masked_fill(~exists, float("-inf")).flatten(2)
-        none_left = ~exists.flatten(2).any(-1, keepdim=True)
-        probs = scaled.masked_fill(none_left, 0.0).softmax(-1)
-        return torch.multinomial(probs.flatten(0, 1), 1, generator=self.generator).view(*probs.shape[:2], 1)
-
-
-def _reorder(key_value: KeyValue, row: torch.Tensor, batch: int) -> KeyValue:
-    """Let every row of a `[B·R, heads, S, head_dim]` cache continue from `row [B, R']` of its own example."""
-    rows = key_value[0].shape[0] // batch
-    flat = (row + torch.arange(batch, device=row.device)[:, None] * rows).flatten()
-    return key_value[0][flat], key_value[1][flat]
 
 
 def _item_lists(

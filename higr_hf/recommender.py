@@ -13,7 +13,7 @@ from .data.collators import PromptCollator
 from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout
 
 if TYPE_CHECKING:
-    from .generation_higr import HiGRGenerateOutput
+    from .search_higr import HiGRGenerateOutput
     from .modeling_higr import HiGRForSlateGeneration
     from .tokenization_higr import HiGRTokenizer
 
