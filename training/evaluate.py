@@ -2,80 +2,111 @@
 
     python -m training.evaluate --recipe training/recipes/evaluate.yaml --model runs/movielens-1m/model
 
-Writes a report and the slates, prints the table, and appends a row to the directory of results that `--results` names.
+Leaves `report.json`, `report.md` and the slates in `--output_dir`, prints the table, and appends a row to the
+directory of results that `--results` names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import torch
 
 from higr_hf.baselines import Popularity
 from higr_hf.checkpoint import load_checkpoint
-from higr_hf.data import leave_last_out, load_source
-from higr_hf.data.embeddings import item_embeddings
 from higr_hf.evaluation import EvaluationResult, Report, SlateEvaluator, append_rows, make_row
+from higr_hf.evaluation.results import current_command
 from higr_hf.recommender import SlateRecommender
 
-from ._args import mapping, parse_recipe
+from ._args import check_output, parse_recipe, run
+from ._data import DataArguments, aligned, diversity_vectors, load_splits
+from ._model import check_wish, generation_of
 
 
 @dataclass
 class EvaluateArguments:
-    """What is judged, on what, and how slates are decoded."""
+    """What is judged, and how slates are decoded."""
+
+    _argument_group_name = "evaluation"
 
     model: str = field(default="", metadata={"help": "Directory with model and tokenizer."})
-    source: str = field(default="movielens-1m", metadata={"help": "Name of a ready source."})
-    local_path: str | None = field(default=None, metadata={"help": "Folder the source is read from instead."})
     split: str = field(default="test", metadata={"help": "validation or test."})
-    slate_size: int = field(default=5, metadata={"help": "M, items a slate."})
     generation: str = field(default="{}", metadata={"help": "Arguments of generate, as YAML or JSON."})
     wish: int | None = field(default=None, metadata={"help": "Feedback level asked for."})
     exclude_history: bool = field(default=True, metadata={"help": "Never recommend an item of the history."})
+    diversity_embeddings: str = field(
+        default="text",
+        metadata={"help": "What slate diversity is measured on: text, collaborative, both, a .npy file, or none."},
+    )
     batch_size: int = field(default=128, metadata={"help": "Users decoded at once."})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; a GPU where there is one."})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap, and the run's own in the result row."})
     output_dir: str = field(default="runs/evaluation", metadata={"help": "Where the report and the slates go."})
     results: str | None = field(default=None, metadata={"help": "Append a row to this directory of results."})
     variant: str = field(default="none", metadata={"help": "What tells the row apart."})
 
+    def __post_init__(self) -> None:
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"--split is {self.split!r}: use validation or test")
+
 
 def main(argv: list[str] | None = None) -> EvaluationResult:
     """Evaluate; returns the model's result."""
-    (options,) = parse_recipe((EvaluateArguments,), argv, description=__doc__ or "")
+    options, data = parse_recipe((EvaluateArguments, DataArguments), argv, description=__doc__ or "")
     if not options.model:
-        raise SystemExit("--model is missing: the directory that training wrote, such as runs/quickstart/model")
+        raise SystemExit("error: --model is missing: the directory that training wrote, such as runs/quickstart/model")
+    generation = generation_of(options.generation)
     model, tokenizer = load_checkpoint(options.model)
-    log = load_source(options.source, **({"local_path": options.local_path} if options.local_path else {}))
-    splits = leave_last_out(log, slate_size=options.slate_size)
+    if data.slate_size > model.config.slate_size:
+        raise SystemExit(
+            f"error: --slate_size {data.slate_size} would ask for events that the model, trained for slates of "
+            f"{model.config.slate_size}, has seen in training: use {model.config.slate_size} or less"
+        )
+    output = check_output(options.output_dir)
+    model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    recommender = SlateRecommender(model, tokenizer, data.slate_size, options.wish, generation)
+    check_wish(options.wish, recommender.edges)
+    log, splits = load_splits(data)
+    vectors = diversity_vectors(log, splits, options.diversity_embeddings)
     evaluator = SlateEvaluator(
         splits[options.split],
         tokenizer.item_ids,
-        slate_size=options.slate_size,
-        embeddings=_aligned(item_embeddings(log.items, kind="text"), log.items["item_id"], tokenizer.item_ids),
+        slate_size=data.slate_size,
+        embeddings=None if vectors is None else aligned(vectors, log.item_ids, tokenizer.item_ids),
         exclude_history=options.exclude_history,
         batch_size=options.batch_size,
         seed=options.seed,
-    )
-    recommender = SlateRecommender(
-        model, tokenizer, options.slate_size, options.wish, mapping("generation", options.generation)
     )
     result = evaluator.evaluate(recommender, desc="Decoding slates")
     popular = Popularity(tokenizer.item_ids).fit(splits["train"])
     systems = {
         "higr": result,
-        "popularity": evaluator.evaluate(lambda batch: popular(batch, options.slate_size), desc="Popularity"),
+        "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
     }
     report = Report(
-        f"{options.model} on {options.source}, {options.split} split", systems, seed=options.seed,
-        settings={"generation": options.generation, "wish": options.wish, "users": result.counts["users"]},
-    )  # fmt: skip
-    result.save(Path(options.output_dir) / "slates")
-    report.save(options.output_dir)
+        f"{options.model} on {data.name}, {options.split} split",
+        systems,
+        seed=options.seed,
+        seconds={"Decoding": result.timings["seconds"]},
+        commands=[current_command()],
+        settings={
+            "source": data.name,
+            "licence": log.info.licence,
+            "protocol": data.protocol,
+            "slate_size": data.slate_size,
+            "generation": generation,
+            "wish": options.wish,
+            "exclude_history": options.exclude_history,
+        },
+        notes=[f"Against popularity, paired over users: {result.compare(systems['popularity'])}."],
+    )
+    result.save(output / "slates")
+    report.save(output)
     print(report.metrics_table())
     if options.results:
         row = make_row(
             study="benchmark",
-            dataset=options.source if options.split == "test" else f"{options.source}-{options.split}",
+            dataset=data.name if options.split == "test" else f"{data.name}-{options.split}",
             system="higr",
             variant=options.variant,
             metrics=result.metrics,
@@ -87,16 +118,5 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     return result
 
 
-def _aligned(vectors, item_ids, catalogue):
-    """Rows of `vectors` in the order of the tokenizer's catalogue."""
-    place = {item: row for row, item in enumerate(item_ids)}
-    missing = [item for item in catalogue if item not in place]
-    if missing:
-        raise SystemExit(
-            f"the source has no item {missing[0]!r} of the model's catalogue: is it the model's own source?"
-        )
-    return vectors[[place[item] for item in catalogue]]
-
-
 if __name__ == "__main__":
-    main()
+    run(main)

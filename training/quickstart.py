@@ -7,6 +7,8 @@ Leaves `tokenizer/`, `quantizer/`, `model/` (loads by itself), `report.json`, `r
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,42 +16,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from higr_hf.baselines import Popularity
 from higr_hf.checkpoint import save_checkpoint
-from higr_hf.data import leave_last_out, load_source
-from higr_hf.data.embeddings import item_embeddings
-from higr_hf.data.encoding import FeatureEdges
+from higr_hf.data import InteractionLog, item_embeddings
 from higr_hf.evaluation import EvaluationResult, Report, SlateExample
 from higr_hf.evaluation.plots import plot_code_usage, plot_diversity, plot_training
 from higr_hf.evaluation.results import current_command
-from higr_hf.experiment import Experiment, ExperimentSettings
+from higr_hf.experiment import Experiment
 from higr_hf.semantic_ids import fit_semantic_ids
+from higr_hf.semantic_ids.fit import FitSettings
 from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_directory
 
-from ._args import mapping, parse_recipe, parsed
+from ._args import TrainerArguments, check_output, mapping, numbers, parse_recipe, run
+from ._data import DataArguments, diversity_vectors, load_splits
+from ._model import ModelArguments, check_best_metric
+from ._resume import checkpoint_to_resume
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
+_FIT_SETTINGS = {entry.name for entry in dataclasses.fields(FitSettings)} | (
+    set(inspect.signature(fit_semantic_ids).parameters)
+    - {"embeddings", "codebook_sizes", "categories", "seed", "settings"}
+)
 
 
 @dataclass
 class QuickstartArguments:
-    """The data, the semantic IDs and the model; `TrainingArguments` decide the training."""
+    """The semantic IDs and what is shown."""
 
-    source: str = field(default="movielens-100k", metadata={"help": "Name of a ready source with titles."})
-    slate_size: int = field(default=5, metadata={"help": "M, items a slate."})
-    embeddings: str = field(default="both", metadata={"help": "text, collaborative or both."})
+    _argument_group_name = "quickstart"
+
+    embeddings: str = field(default="both", metadata={"help": "text, collaborative, both, or a .npy file."})
     codebook_sizes: str = field(default="[64, 64, 64]", metadata={"help": "Codes of every level."})
     tokenizer_settings: str = field(default="{}", metadata={"help": "Further arguments of fit_semantic_ids."})
-    feedback_edges: str = field(default="[]", metadata={"help": "Ascending cuts of ratings into levels."})
-    wish: int | None = field(default=None, metadata={"help": "Feedback level asked for when decoding."})
-    preset: str = field(default="tiny", metadata={"help": "Size of the model."})
-    model: str = field(default="{}", metadata={"help": "Further fields of HiGRConfig."})
-    collator: str = field(default="{}", metadata={"help": "Fields of SlateCollator."})
-    generation: str = field(default="{}", metadata={"help": "Arguments of generate."})
-    eval_users: int | None = field(default=None, metadata={"help": "Validation users judged while training."})
     examples: int = field(default=3, metadata={"help": "Users whose slates are printed by title."})
 
 
@@ -69,35 +70,39 @@ class _Stages:
 
 def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     """Run all stages; returns the test results of HiGR and popularity."""
-    options, arguments = parse_recipe(
-        (QuickstartArguments, TrainingArguments), argv, description=__doc__ or "", default_recipe=RECIPE
+    options, data, model, arguments = parse_recipe(
+        (QuickstartArguments, DataArguments, ModelArguments, TrainerArguments),
+        argv,
+        description=__doc__ or "",
+        default_recipe=RECIPE,
     )
-    output = Path(arguments.output_dir)
+    if arguments.world_size > 1:
+        raise SystemExit("error: the quickstart is one process; train on several with training.train")
+    settings, edges = model.settings(), model.edges()
+    check_best_metric(arguments, data.slate_size, model.patience)
+    fitting = mapping("tokenizer_settings", options.tokenizer_settings, _FIT_SETTINGS)
+    codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
+    output = check_output(arguments.output_dir)
     arguments.output_dir, arguments.remove_unused_columns = str(output / "checkpoints"), False
     seed, stage = arguments.seed, _Stages()
     set_seed(seed)
 
     with stage("Data"):
-        log = load_source(options.source)
-        splits = leave_last_out(log, slate_size=options.slate_size)
-        print(f"{len(splits['train'])} users, {len(log.items)} items; {log.info.licence}")
+        log, splits = load_splits(data)
+        _check_titles(log)
     with stage("Item embeddings"):
         vectors = item_embeddings(log.items, splits["train"], kind=options.embeddings)
-        text = item_embeddings(log.items, splits["train"], kind="text")
+        diversity = diversity_vectors(log, splits, model.diversity_embeddings)
     with stage("Semantic IDs"):
         fitted = fit_semantic_ids(
-            vectors,
-            codebook_sizes=parsed(options.codebook_sizes),
-            categories=log.items["categories"],
-            seed=seed,
-            **mapping("tokenizer_settings", options.tokenizer_settings),
+            vectors, codebook_sizes=codebook_sizes, categories=log.items["categories"], seed=seed, **fitting
         )
-        edges = FeatureEdges(tuple(parsed(options.feedback_edges)))
         tokenizer = HiGRTokenizer.from_codes(
-            list(log.items["item_id"]),
+            log.item_ids,
             fitted.codes,
             list(fitted.codebook_sizes),
             num_feedback_levels=edges.num_feedback_levels,
+            num_time_buckets=edges.num_time_buckets,
             titles=list(log.items["title"]),
             collision_rule=fitted.collision_rule,
         )
@@ -105,44 +110,40 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
             with atomic_directory(output / name) as folder:
                 thing.save_pretrained(folder)
     with stage("Training"):
-        settings = ExperimentSettings(
-            preset=options.preset,
-            model=mapping("model", options.model),
-            collator=mapping("collator", options.collator),
-            generation=mapping("generation", options.generation),
-            wish=options.wish,
-            eval_users=options.eval_users,
-        )
         experiment = Experiment(
-            splits, tokenizer, edges, settings, embeddings=text, slate_size=options.slate_size, seed=seed
+            splits, tokenizer, edges, settings, embeddings=diversity, slate_size=data.slate_size, seed=seed
         )
         trainer = experiment.trainer(arguments)
-        trainer.train()
+        trainer.train(
+            resume_from_checkpoint=checkpoint_to_resume(
+                arguments.resume_from_checkpoint, Path(arguments.output_dir), tokenizer
+            )
+        )
         save_checkpoint(output / "model", experiment.model, tokenizer)
     with stage("Evaluation"):
         evaluator = experiment.evaluator("test")
         popular = Popularity(tokenizer.item_ids).fit(splits["train"])
         results = {
             "higr": experiment.evaluate("test"),
-            "popularity": evaluator.evaluate(lambda batch: popular(batch, options.slate_size), desc="Popularity"),
+            "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
         }
     plots = _plots(output, trainer, tokenizer, results["higr"], evaluator)
     examples = _examples(splits["test"], tokenizer, results["higr"], options.examples)
     gain = results["higr"].compare(results["popularity"])
     report = Report(
-        f"HiGR on {options.source}",
+        f"HiGR on {data.name}",
         results,
         seed=seed,
         seconds=stage.seconds,
-        commands=["make quickstart", current_command()],
+        commands=["make quickstart"] * (data.name == "movielens-100k") + [current_command()],
         settings={
-            "source": options.source,
+            "source": data.name,
             "licence": log.info.licence,
-            "protocol": f"leave-last-{options.slate_size}-out, test split, history excluded, full catalogue",
+            "protocol": _protocol(data, settings.exclude_history),
             "embeddings": options.embeddings,
             "parameters": experiment.model.num_parameters(),
-            "model": mapping("model", options.model),
-            "generation": mapping("generation", options.generation),
+            "model": settings.model,
+            "generation": settings.generation,
             **{f"semantic IDs: {name}": round(value, 4) for name, value in fitted.metrics.items()},
         },
         plots=plots,
@@ -159,17 +160,32 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     return results
 
 
+def _check_titles(log: InteractionLog) -> None:
+    """The quickstart shows slates by title: a catalogue whose titles are its ids is refused at the start."""
+    if list(log.items["title"]) == log.item_ids:
+        raise SystemExit(
+            f"error: the items of {log.info.name} have no titles, and the quickstart shows slates by title: give an "
+            "item table with a `title` column (--items), or use training.fit_tokenizer, train and evaluate"
+        )
+
+
+def _protocol(data: DataArguments, exclude_history: bool) -> str:
+    name = f"leave-last-{data.slate_size}-out" if data.protocol == "leave-last-out" else data.protocol
+    return f"{name}, test split, history {'excluded' if exclude_history else 'allowed'}, full catalogue"
+
+
 def _plots(output: Path, trainer, tokenizer: HiGRTokenizer, result: EvaluationResult, evaluator) -> dict[str, str]:
     folder = output / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    plot_training(trainer.state.log_history, folder / "training.png", "ndcg@5")
+    history, metric = trainer.state.log_history, result.primary_metric
+    judged = any(f"eval_{metric}" in entry for entry in history)
+    plot_training(history, folder / "training.png", metric if judged else None)
     plot_code_usage(tokenizer.codes, tokenizer.codebook_sizes, folder / "code_usage.png")
-    plot_diversity(result.per_user["diversity"], evaluator.history_diversity(), folder / "diversity.png")
-    return {
-        "Training and validation": "plots/training.png",
-        "Code usage a level": "plots/code_usage.png",
-        "Slate diversity against history diversity": "plots/diversity.png",
-    }
+    plots = {"Training and validation": "plots/training.png", "Code usage a level": "plots/code_usage.png"}
+    if evaluator.embeddings is not None:
+        plot_diversity(result.per_user["diversity"], evaluator.history_diversity(), folder / "diversity.png")
+        plots["Slate diversity against history diversity"] = "plots/diversity.png"
+    return plots
 
 
 def _examples(split, tokenizer: HiGRTokenizer, result: EvaluationResult, number: int) -> list[SlateExample]:
@@ -188,4 +204,4 @@ def _examples(split, tokenizer: HiGRTokenizer, result: EvaluationResult, number:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
