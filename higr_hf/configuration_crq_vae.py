@@ -66,7 +66,7 @@ class CRQVAEConfig(PreTrainedConfig):
 
     input_size: int = 384
     latent_size: int = 32
-    hidden_sizes: list[int] | tuple[int, ...] = (256,)
+    hidden_sizes: list[int] | tuple[int, ...] = (512,)
     codebook_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     autoencoder: bool = True
     normalize_latent: bool = True
