@@ -97,7 +97,7 @@ class Experiment:
             },
         )
         self.model = HiGRForSlateGeneration(self.config)
-        self.model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
+        self.model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)), torch.as_tensor(np.array(tokenizer.active)))
 
     def collator(self) -> SlateCollator:
         """How training sequences become batches."""

@@ -147,7 +147,7 @@ class SlateGenerationMixin(GenerationMixin):
             result = search.plan_once(context, layout.wish, slate_size)
         else:
             result = search.first_plan(context, layout.wish, slate_size)
-        result.sequences = self._slate_sequences(input_ids, result.items)
+        result.sequences = self._slate_sequences(input_ids, result.slates)
         return result if return_dict_in_generate else result.sequences
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:

@@ -42,15 +42,15 @@ class HiGRModelOutput(ModelOutput):
         generator_states (`FloatTensor [B, Q, L, d]`, *optional*):
             State from which code l of the query's target item is predicted. Given with `slate_queries`.
         plans (`FloatTensor [B, Q, d]`): One plan vector a query.
-        codes (`LongTensor [B, U, L]`): Codes of every unit of the input, -1 where there is none.
-        items (`LongTensor [B, U]`, *optional*): Catalogue index of every unit, -1 where it is no known item.
+        unit_codes (`LongTensor [B, U, L]`): Codes of every unit of the input, -1 where there is none.
+        unit_items (`LongTensor [B, U]`, *optional*): Catalogue index of every unit, -1 where it is no known item.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
     generator_states: torch.FloatTensor | None = None
     plans: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    items: torch.LongTensor | None = None
+    unit_codes: torch.LongTensor | None = None
+    unit_items: torch.LongTensor | None = None
 
 
 @dataclass
@@ -173,11 +173,13 @@ class HiGRModel(HiGRPreTrainedModel):
         self.embeddings.embed_tokens = value
 
     @torch.no_grad()
-    def set_catalog(self, codes: torch.Tensor) -> None:
+    def set_catalog(self, codes: torch.Tensor, active: torch.Tensor | None = None) -> None:
         """Give the model its catalogue, so that it can decode items and knows their vectors.
 
         Args:
             codes (`LongTensor [N, L]`): unique semantic IDs by item index; N must be `config.num_items`.
+            active (`BoolTensor [N]`, *optional*): `False` for removed items, which are read in histories but never
+                recommended; all are active when left out.
 
         Raises:
             ValueError: when the shape does not fit the configuration, a code is outside its level, or two items share
@@ -191,6 +193,7 @@ class HiGRModel(HiGRPreTrainedModel):
             )
         SIDTrie.build(codes, self.config.codebook_sizes)
         self.item_codes.copy_(codes)
+        self.item_active.copy_(torch.ones(len(codes), dtype=torch.bool) if active is None else torch.as_tensor(active))
         self._trie = None
 
     def _catalog_source(self) -> tuple:
@@ -337,9 +340,9 @@ class HiGRModel(HiGRPreTrainedModel):
         codes = layout.codes.gather(1, index)
         states = self.spell(plans, codes, queries.slot, context, context_mask)
         if slate_queries is not None:
-            return HiGRModelOutput(generator_states=states, plans=plans, codes=layout.codes, items=items)
+            return HiGRModelOutput(generator_states=states, plans=plans, unit_codes=layout.codes, unit_items=items)
         hidden = self._to_flat(states, layout)
-        return HiGRModelOutput(last_hidden_state=hidden, plans=plans, codes=layout.codes, items=items)
+        return HiGRModelOutput(last_hidden_state=hidden, plans=plans, unit_codes=layout.codes, unit_items=items)
 
     def _to_flat(self, states: torch.Tensor, layout: SlateLayout) -> torch.Tensor:
         """Bring `states [B, U, L, d]` to the flat positions that predict from them, and append the group's one-hot.
@@ -379,7 +382,7 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
     >>> a, b = config.level_offsets
     >>> prompt = torch.tensor([[config.bos_token_id, a + 1, b + 2, config.slate_token_id]])
     >>> out = model.generate(prompt, slate_size=3, exclude=[[6]], return_dict_in_generate=True)
-    >>> out.items.shape, 6 in out.items
+    >>> out.slates.shape, 6 in out.slates
     (torch.Size([1, 3]), False)
 
     ```
@@ -409,9 +412,9 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
         """Replace the head."""
         self.lm_head = value
 
-    def set_catalog(self, codes: torch.Tensor) -> None:
+    def set_catalog(self, codes: torch.Tensor, active: torch.Tensor | None = None) -> None:
         """See [`HiGRModel.set_catalog`]."""
-        self.model.set_catalog(codes)
+        self.model.set_catalog(codes, active)
 
     def check_tokenizer(self, tokenizer) -> None:
         """Refuse a tokenizer that names items differently from the one this model was trained with.
@@ -470,7 +473,7 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
         # Unasked queries are ignored by label, not by indexing: no shape depends on the data, nothing waits for a GPU.
         asked = queries.target >= 0
         target = queries.target.clamp(min=0)
-        codes = outputs.codes.gather(1, target[..., None].expand(-1, -1, self.config.num_levels))
+        codes = outputs.unit_codes.gather(1, target[..., None].expand(-1, -1, self.config.num_levels))
         codes = codes.masked_fill(~asked[..., None], -100)
         total = 0.0
         for level in range(self.config.num_levels):
@@ -483,7 +486,7 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
         generator_loss = total / (asked.sum() * self.config.num_levels).clamp(min=1)
         loss, dense_loss = generator_loss, None
         if self.config.dense_head and self.config.dense_loss_weight:
-            items = outputs.items.gather(1, target)
+            items = outputs.unit_items.gather(1, target)
             items = torch.where(asked & (items >= 0), items, -100)
             scores = (outputs.plans @ self.item_vectors().T).float()
             dense_loss = nn.functional.cross_entropy(scores.flatten(0, 1), items.flatten(), reduction="sum")

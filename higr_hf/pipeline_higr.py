@@ -271,18 +271,17 @@ class SlateRecommendationPipeline(Pipeline):
             return_dict_in_generate=True,
             **generate_kwargs,
         )
-        names = ("items", "scores", "candidates", "candidate_scores")
-        return {name: getattr(output, name) for name in names}
+        return {name: output[name] for name in ("slates", "scores", "candidates", "candidate_scores")}
 
     def postprocess(self, outputs: dict[str, torch.Tensor], num_alternates: int = 3) -> list[dict[str, Any]]:
         """One dictionary a slot."""
         row = {name: tensor[0].tolist() for name, tensor in outputs.items()}
         slate = []
-        for slot, (item, score) in enumerate(zip(row["items"], row["scores"], strict=True)):
+        for slot, (item, score) in enumerate(zip(row["slates"], row["scores"], strict=True)):
             if item < 0:
                 continue
             candidates = zip(row["candidates"][slot], row["candidate_scores"][slot], strict=True)
-            free = ((other, its) for other, its in candidates if other >= 0 and other not in row["items"])
+            free = ((other, its) for other, its in candidates if other >= 0 and other not in row["slates"])
             slate.append({"slot": slot, **self._named(item, score), "alternates": self._first(free, num_alternates)})
         return slate
 

@@ -13,8 +13,8 @@ from .data.collators import PromptCollator
 from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout
 
 if TYPE_CHECKING:
-    from .search_higr import HiGRGenerateOutput
     from .modeling_higr import HiGRForSlateGeneration
+    from .search_higr import HiGRGenerateOutput
     from .tokenization_higr import HiGRTokenizer
 
 
@@ -56,7 +56,7 @@ class SlateRecommender:
         Returns:
             int64 `[B, M]` item indices.
         """
-        return self.generate(batch).items.cpu().numpy()
+        return self.generate(batch).slates.cpu().numpy()
 
     def generate(self, batch: Mapping[str, Sequence[Any]]) -> HiGRGenerateOutput:
         """The same, with scores and the candidates of every slot."""

@@ -23,7 +23,7 @@ class HiGRGenerateOutput(ModelOutput):
     Args:
         sequences (`LongTensor [B, T + M·L + 1]`): The prompt, the slate's code tokens and `<eos>`; slots that could
             not be filled hold `<pad>`.
-        items (`LongTensor [B, M]`): Catalogue index of every slot's item, -1 where none was left.
+        slates (`LongTensor [B, M]`): Catalogue index of every slot's item, -1 where none was left.
         scores (`FloatTensor [B, M]`): Log-probability of every item under the generator (its codes' sum), plus
             `rerank_weight` × the dense score where reranking is on.
         candidates (`LongTensor [B, M, W]`): The beam's items per slot, best first, -1 past the last legal one.
@@ -31,7 +31,7 @@ class HiGRGenerateOutput(ModelOutput):
     """
 
     sequences: torch.LongTensor | None = None
-    items: torch.LongTensor | None = None
+    slates: torch.LongTensor | None = None
     scores: torch.FloatTensor | None = None
     candidates: torch.LongTensor | None = None
     candidate_scores: torch.FloatTensor | None = None
@@ -121,7 +121,7 @@ class SlateSearch:
             fed.append(torch.where(best[..., None] >= 0, vector, 0))
             chosen.append((best, items, scores))
         return HiGRGenerateOutput(
-            items=torch.cat([best for best, _, _ in chosen], dim=1),
+            slates=torch.cat([best for best, _, _ in chosen], dim=1),
             scores=torch.cat([scores[:, :, 0] for _, _, scores in chosen], dim=1),
             candidates=torch.cat([items for _, items, _ in chosen], dim=1),
             candidate_scores=torch.cat([scores for _, _, scores in chosen], dim=1),
@@ -145,7 +145,7 @@ class SlateSearch:
             free = ~clash.gather(1, best)
             taken[:, slot : slot + 1] = torch.where(free, items[:, slot].gather(1, best), -1)
             picked_scores[:, slot : slot + 1] = torch.where(free, order.gather(1, best), float("-inf"))
-        return HiGRGenerateOutput(items=taken, scores=picked_scores, candidates=items, candidate_scores=scores)
+        return HiGRGenerateOutput(slates=taken, scores=picked_scores, candidates=items, candidate_scores=scores)
 
     def _sampled_slots(self, context: SlateContext, plans: torch.Tensor) -> HiGRGenerateOutput:
         """Sample the slots of given plans one after the other, each from what the earlier ones left."""
@@ -156,7 +156,7 @@ class SlateSearch:
             chosen.append((items, scores))
         items, scores = (torch.cat(part, dim=1) for part in zip(*chosen, strict=True))
         return HiGRGenerateOutput(
-            items=items[..., 0], scores=scores[..., 0], candidates=items, candidate_scores=scores
+            slates=items[..., 0], scores=scores[..., 0], candidates=items, candidate_scores=scores
         )
 
     def first_plan(self, context: SlateContext, wish: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
@@ -169,7 +169,7 @@ class SlateSearch:
         items, scores = self.item_beam(context, plans, 0, True)
         best, best_scores = items[:, 0, :slate_size], scores[:, 0, :slate_size]
         return HiGRGenerateOutput(
-            items=best, scores=best_scores,
+            slates=best, scores=best_scores,
             candidates=best[..., None], candidate_scores=best_scores[..., None],
         )  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_the_auto_classes_know_the_package(saved):
     assert type(AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)) is HiGRForSlateGeneration
     assert type(AutoModelForCausalLM.from_config(model.config)) is HiGRForSlateGeneration
     before, after = generate(model, tokenizer), generate(loaded, tokenizer)
-    assert torch.equal(before.items, after.items) and torch.equal(before.scores, after.scores)
+    assert torch.equal(before.slates, after.slates) and torch.equal(before.scores, after.scores)
 
 
 @pytest.mark.parametrize("trust", [None, True])
@@ -156,7 +156,7 @@ def test_either_attention_finds_the_same_slates(saved, attention):
     loaded = AutoModelForCausalLM.from_pretrained(directory, attn_implementation=attention)
     assert loaded.config._attn_implementation == attention
     before, after = generate(model, tokenizer), generate(loaded, tokenizer)
-    assert torch.equal(before.items, after.items)
+    assert torch.equal(before.slates, after.slates)
     torch.testing.assert_close(before.scores, after.scores)
 
 
@@ -165,11 +165,11 @@ def test_half_precision_keeps_the_catalogue_whole(saved, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
     assert loaded.dtype == loaded.lm_head.proj.dtype == torch.bfloat16
     assert torch.equal(loaded.model.item_codes, model.model.item_codes)
-    items = generate(loaded, tokenizer).items
+    items = generate(loaded, tokenizer).slates
     assert all(len(set(row)) == 4 and min(row) >= 0 for row in items.tolist())
     loaded.save_pretrained(tmp_path)  # and "auto" reads it back as it was saved
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
-    assert again.dtype == torch.bfloat16 and torch.equal(generate(again, tokenizer).items, items)
+    assert again.dtype == torch.bfloat16 and torch.equal(generate(again, tokenizer).slates, items)
 
 
 def test_sampling_never_leaks_into_a_loaded_model(saved, tmp_path):
@@ -181,7 +181,7 @@ def test_sampling_never_leaks_into_a_loaded_model(saved, tmp_path):
     (tmp_path / "generation_config.json").unlink()
     bare = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert not bare.generation_config.do_sample
-    assert torch.equal(generate(bare, tokenizer).items, generate(model, tokenizer).items)
+    assert torch.equal(generate(bare, tokenizer).slates, generate(model, tokenizer).slates)
     # A default that somebody sets on purpose is kept.
     loaded.generation_config = GenerationConfig(do_sample=True, temperature=0.5, num_beams=1)
     loaded.save_pretrained(tmp_path)
@@ -220,7 +220,7 @@ def test_saving_and_loading_twice_changes_no_slate(tmp_path_factory, drawn):
         tokenizer.save_pretrained(folder)
         model, tokenizer = HiGRForSlateGeneration.from_pretrained(folder), HiGRTokenizer.from_pretrained(folder)
         found = model.generate(**tokenizer.encode_prompts(history), return_dict_in_generate=True)
-        assert torch.equal(found.items, expected.items) and torch.equal(found.scores, expected.scores)
+        assert torch.equal(found.slates, expected.slates) and torch.equal(found.scores, expected.scores)
 
 
 # ---- without the package
@@ -253,7 +253,7 @@ for load in (
 def slates(model, tokenizer, **options):
     prompts = tokenizer.encode_prompts(histories)
     out = model.generate(**prompts, return_dict_in_generate=True, exclude_history=True, **options)
-    return [out.items.tolist(), out.scores.tolist()]
+    return [out.slates.tolist(), out.scores.tolist()]
 
 for name in ("first", "second", "third"):
     config = AutoConfig.from_pretrained(path, trust_remote_code=True)
@@ -325,9 +325,9 @@ def test_a_stranger_loads_all_four_auto_classes(stranger):
 def test_a_stranger_generates_the_same_slates_after_every_save(saved, stranger, name):
     _, model, tokenizer = saved
     expected, found = generate(model, tokenizer), stranger[name]
-    assert found["slates"][0] == expected.items.tolist()
+    assert found["slates"][0] == expected.slates.tolist()
     assert found["slates"][1] == pytest.approx(np.array(expected.scores.tolist()), abs=1e-5)
-    assert found["pipeline"] == [[f"i{item}" for item in row] for row in expected.items.tolist()]
+    assert found["pipeline"] == [[f"i{item}" for item in row] for row in expected.slates.tolist()]
     assert found["fingerprint"] == tokenizer.fingerprint
     assert found["head_fits"] and found["do_sample"] is False
 

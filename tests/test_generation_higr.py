@@ -43,7 +43,7 @@ def test_a_wide_beam_equals_exhaustive_scoring(tester, options, wish):
             scores = item_scores(tester, model, history, slate, wish)
             scores[slate] = float("-inf")
             best = int(scores.argmax())
-            assert int(out.items[0, slot]) == best
+            assert int(out.slates[0, slot]) == best
             assert out.scores[0, slot].item() == pytest.approx(scores[best].item(), abs=1e-3)
             ranked = [int(item) for item in scores.argsort(descending=True)[: tester.num_items - slot]]
             assert out.candidates[0, slot, : len(ranked)].tolist() == ranked
@@ -67,7 +67,7 @@ def test_beam_one_is_the_greedy_walk_of_the_teacher_forced_model(tester):
             row.append(offset + code)
         legal.remove(prefix)
         slate.append(tester.codes.tolist().index(list(prefix)))
-        assert int(out.items[0, slot]) == slate[-1]
+        assert int(out.slates[0, slot]) == slate[-1]
     assert out.sequences[0].tolist() == [*row, config.eos_token_id]
 
 
@@ -80,7 +80,7 @@ def test_cached_equals_uncached(tester, mode, layers):
         model.generate(**batch, slate_mode=mode, num_beams=4, use_cache=use, return_dict_in_generate=True)
         for use in (True, False)
     ]
-    assert results[0].items.equal(results[1].items)
+    assert results[0].slates.equal(results[1].slates)
     assert torch.allclose(results[0].scores, results[1].scores, atol=1e-4)
 
 
@@ -90,10 +90,10 @@ def test_padding_and_batching_change_nothing(tester, mode):
     kwargs = {"slate_mode": mode, "num_beams": 4, "return_dict_in_generate": True}
     left = model.generate(**prompts(tester, model.config), **kwargs)
     right = model.generate(**prompts(tester, model.config, side="right"), **kwargs)
-    assert left.items.equal(right.items)
+    assert left.slates.equal(right.slates)
     for row, history in enumerate(HISTORIES):
         alone = model.generate(**prompts(tester, model.config, [history]), **kwargs)
-        assert alone.items[0].equal(left.items[row])
+        assert alone.slates[0].equal(left.slates[row])
         assert torch.allclose(alone.scores[0], left.scores[row], atol=1e-4)
 
 
@@ -145,7 +145,7 @@ def test_nothing_illegal_repeated_or_excluded_comes_out(
         legal = set(range(num_items)) - set(history) - set(excluded[row])
         if mask is not None:
             legal &= set((mask[row] if per_row else mask).nonzero().flatten().tolist())
-        slate = out.items[row].tolist()
+        slate = out.slates[row].tolist()
         given_items = [item for item in slate if item >= 0]
         assert len(given_items) == len(set(given_items)) == min(size, len(legal))
         assert set(given_items) <= legal
@@ -162,7 +162,7 @@ def test_plan_once_gives_a_taken_slot_its_next_best(tester):
         taken = []
         for slot in range(model.config.slate_size):
             best = next(item for item in out.candidates[row, slot].tolist() if item not in taken)
-            assert int(out.items[row, slot]) == best
+            assert int(out.slates[row, slot]) == best
             taken.append(best)
 
 
@@ -173,7 +173,7 @@ def test_first_plan_fills_the_slate_from_one_beam(tester):
     )
     for row, history in enumerate(HISTORIES):
         expected = item_scores(tester, model, history, []).argsort(descending=True)[: model.config.slate_size]
-        assert out.items[row].equal(expected)
+        assert out.slates[row].equal(expected)
 
 
 def test_sampling_follows_the_model_among_the_legal_items(tester):
@@ -209,7 +209,7 @@ def test_sampling_follows_the_model_among_the_legal_items(tester):
                 row.append(offset + code)
             exact[item] = probability
     assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
-    counts = out.items[:, 0].bincount(minlength=6) / draws
+    counts = out.slates[:, 0].bincount(minlength=6) / draws
     for item, probability in exact.items():
         # Five standard errors of a share of 4,000 draws.
         assert counts[item].item() == pytest.approx(probability, abs=5 * (probability / draws) ** 0.5 + 1e-3)
@@ -235,15 +235,17 @@ def test_reranking_adds_the_dense_score_of_the_slot_s_plan(tester):
 def test_any_slate_size_and_slots_past_the_table(tester):
     model = tester.model(max_slate_size=3)
     out = model.generate(**prompts(tester, model.config), slate_size=20, return_dict_in_generate=True)
-    assert out.items.shape == (3, 20)
-    assert all(len(set(row.tolist())) == 20 for row in out.items)
+    assert out.slates.shape == (3, 20)
+    assert all(len(set(row.tolist())) == 20 for row in out.slates)
 
 
 def test_removed_items_never_come_out(tester):
     model = tester.model()
-    first = model.generate(**prompts(tester, model.config), return_dict_in_generate=True).items
-    model.model.item_active[first[0]] = False
-    second = model.generate(**prompts(tester, model.config), slate_size=20, return_dict_in_generate=True).items
+    first = model.generate(**prompts(tester, model.config), return_dict_in_generate=True).slates
+    active = torch.ones(tester.num_items, dtype=torch.bool)
+    active[first[0]] = False
+    model.set_catalog(tester.codes, active)
+    second = model.generate(**prompts(tester, model.config), slate_size=20, return_dict_in_generate=True).slates
     assert not set(second.flatten().tolist()) & set(first[0].tolist())
 
 
@@ -251,7 +253,7 @@ def test_one_item_in_the_catalogue():
     tester = HiGRModelTester(num_items=1)
     model = tester.model()
     out = model.generate(torch.tensor([[1, 3]]), slate_size=1, num_beams=7, return_dict_in_generate=True)
-    assert out.items.tolist() == [[0]]
+    assert out.slates.tolist() == [[0]]
     with pytest.raises(ValueError, match="only 1 legal items for a slate of 2"):
         model.generate(torch.tensor([[1, 3]]), slate_size=2)
 

@@ -236,7 +236,7 @@ def test_saving_and_loading_keeps_weights_catalogue_and_defaults(tester, tmp_pat
     model.save_pretrained(tmp_path)
     loaded = HiGRForSlateGeneration.from_pretrained(tmp_path)
     got = loaded.generate(batch["input_ids"], return_dict_in_generate=True)
-    assert got.items.equal(expected.items)
+    assert got.slates.equal(expected.slates)
     assert got.scores.equal(expected.scores)
     assert loaded.generation_config.do_sample is False
     assert loaded.generation_config.num_beams == model.config.num_beams

@@ -50,9 +50,9 @@ def test_the_slate_is_what_generate_finds(recommend):
         **encoded, slate_size=3, num_beams=5, exclude=[[2, 9]], return_dict_in_generate=True
     )
     assert [place["slot"] for place in slate] == [0, 1, 2]
-    assert ids(slate) == [f"i{item}" for item in output.items[0].tolist()]
+    assert ids(slate) == [f"i{item}" for item in output.slates[0].tolist()]
     assert [place["score"] for place in slate] == pytest.approx(output.scores[0].tolist())
-    chosen = set(output.items[0].tolist())
+    chosen = set(output.slates[0].tolist())
     for place, candidates, scores in zip(slate, output.candidates[0], output.candidate_scores[0], strict=True):
         pairs = zip(candidates.tolist(), scores.tolist(), strict=True)
         free = [(item, score) for item, score in pairs if item >= 0 and item not in chosen]
