@@ -125,6 +125,8 @@ def is_main_process() -> bool:
 
 def check_output(directory: str | os.PathLike) -> Path:
     """Make a directory and make sure that it can be written to, before hours are spent on what goes there."""
+    if not is_main_process():  # the others write nothing but what the trainer asks of them
+        return Path(directory)
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

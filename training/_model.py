@@ -99,7 +99,8 @@ def check_best_metric(arguments: TrainingArguments, slate_size: int, patience: i
     name, at, size = (metric or "").partition("@")
     if at and size != str(slate_size):
         raise SystemExit(
-            f"error: --metric_for_best_model {metric} is not measured on slates of {slate_size}: use {name}@{slate_size}"
+            f"error: --metric_for_best_model {metric} is not measured on slates of {slate_size}: use "
+            f"{name}@{slate_size}"
         )
     if patience and (metric is None or str(arguments.eval_strategy.value) == "no"):
         raise SystemExit(
