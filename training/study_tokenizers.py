@@ -8,6 +8,7 @@ codes, before any collision rule. Categories are read by the metrics alone.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
                         positives=table,
                         categories=categories,
                         seed=seed,
+                        progress=sys.stderr.isatty(),
                         **(settings or {}),
                     )
                     row = make_row(

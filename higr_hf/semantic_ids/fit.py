@@ -49,8 +49,8 @@ class FitSettings:
     """How a quantiser is trained; the losses' own settings are fields of [`CRQVAEConfig`].
 
     Attributes:
-        epochs (`int`, *optional*): passes over the catalogue with quantisation; by default 90, but at least as many
-            as make 600 steps and at most as many as make 3,000.
+        epochs (`int`, *optional*): passes over the catalogue with quantisation; by default 90, but no more than
+            make 3,000 steps.
         warmup_epochs (`int`): passes before it that train the auto-encoder alone, so that k-means starts the codebooks
             on latents that mean something.
         batch_size (`int`): most items a step.
@@ -194,7 +194,7 @@ def _with_epochs(plan: FitSettings, num_items: int) -> FitSettings:
     if plan.epochs is not None:
         return plan
     steps = math.ceil(num_items / plan.batch_size)
-    return replace(plan, epochs=max(math.ceil(600 / steps), min(90, math.ceil(3000 / steps))))
+    return replace(plan, epochs=min(90, math.ceil(3000 / steps)))
 
 
 def _positives(config: CRQVAEConfig, positives: np.ndarray | None, x: torch.Tensor) -> torch.Tensor | None:
