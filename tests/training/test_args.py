@@ -124,7 +124,7 @@ def test_expected_errors_are_one_line_and_faults_keep_their_traceback(tmp_path, 
 
     with pytest.raises(SystemExit, match=r"error: .*none\.csv: no such file"):
         run(a_check_of_the_library)
-    with pytest.raises(SystemExit, match="error: .*No such file"):
+    with pytest.raises(SystemExit, match=r"error: .*No such file"):
         run(a_file)
     with pytest.raises(ValueError, match="invalid literal"):
         run(a_fault)

@@ -27,7 +27,7 @@ def write_log(folder: Path, kind: str = "csv", num_users: int = 64, **sizes: Any
     """
     log = synthetic_log(num_users=num_users, num_items=120, num_topics=4, **{"length": 20, **sizes})
     events = log.interactions[["user_id", "item_id", "timestamp", "rating"]]
-    events = events.rename(columns={yours: name for yours, name in COLUMNS.items()})
+    events = events.rename(columns=COLUMNS)
     items = log.items.to_pandas()
     items["categories"] = items["categories"].map("|".join)
     _write(events, folder / f"log.{kind}")
