@@ -56,6 +56,8 @@ class FitSettings:
         batch_size (`int`): most items a step.
         learning_rate (`float`): of AdamW; falls to 0 along a half cosine.
         weight_decay (`float`): of AdamW.
+        max_grad_norm (`float`): the gradient is cut to this norm. The contrastive loss on a residual has a gradient of
+            1/‖r‖; uncut, one short residual can throw the encoder where it does not come back from.
         revive_every (`int`): epochs between two looks for dead codes, in the first half of the training; 0: never.
         refit_levels (`int`, *optional*): how many of the last levels are fitted again by k-means when training is
             over; by default all of them: the latents have moved, and fresh codebooks fit them better.
@@ -66,6 +68,7 @@ class FitSettings:
     batch_size: int = 512
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
     revive_every: int = 10
     refit_levels: int | None = None
 
@@ -73,8 +76,11 @@ class FitSettings:
         for name in ("epochs", "warmup_epochs", "revive_every", "refit_levels"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}.")
-        if self.batch_size < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError("batch_size must be >= 1, learning_rate > 0 and weight_decay >= 0.")
+        for name in ("batch_size", "learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}.")
 
 
 def default_codebook_sizes(num_items: int, num_levels: int = 3) -> tuple[int, ...]:
@@ -283,6 +289,7 @@ class _Trainer:
             )
         self.optimizer.zero_grad()
         losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
         self.optimizer.step()
         return {name: value.item() for name, value in losses.items()}
 
