@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 def names(folder: Path) -> dict[str, Any]:
     """The names that docstrings use without saying where they come from, and `runs/quickstart/` in a folder."""
-    log = synthetic_log(num_users=20, num_items=60, num_topics=3, length=16, noise=0.4)
+    log = synthetic_log(num_users=20, num_items=60, num_topics=3, length=30, noise=0.3)
     splits = leave_last_out(log)
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(len(log.items), 8)).astype(np.float32)

@@ -17,7 +17,7 @@ MODULES = sorted(
     for path in (ROOT / "higr_hf").rglob("*.py")
     if ">>>" in path.read_text(encoding="utf-8")
 )
-PACKAGES = ("higr_hf", "higr_hf.data", "higr_hf.evaluation", "higr_hf.semantic_ids", "higr_hf.alignment")
+PACKAGES = ("higr_hf", "higr_hf.data", "higr_hf.evaluation", "higr_hf.semantic_ids")
 OUTSIDE = ("load_source(", "push_release(", "push_dataset(")
 """Calls that would use the network: those examples are compiled, not run."""
 
@@ -43,9 +43,9 @@ def known(tmp_path_factory):
 def _tests(module: ModuleType, found: dict[str, Any]) -> list[doctest.DocTest]:
     """The module's docstrings with examples, and texts that become docstrings later; one model and tokenizer each."""
     # Every public name is known, as to somebody who reads the package's documentation.
-    public = {
-        name: getattr(package, name) for package in map(importlib.import_module, PACKAGES) for name in package.__all__
-    }
+    public: dict[str, Any] = {}
+    for package in map(importlib.import_module, PACKAGES):
+        public |= {name: getattr(package, name) for name in package.__all__}
     known = {**public, **vars(module), **found}
     tests = doctest.DocTestFinder().find(module, globs=known)
     parser = doctest.DocTestParser()
@@ -53,11 +53,7 @@ def _tests(module: ModuleType, found: dict[str, Any]) -> list[doctest.DocTest]:
         if isinstance(text, str) and ">>>" in text and not name.startswith("__"):
             tests.append(parser.get_doctest(text, known, f"{module.__name__}.{name}", module.__file__, 0))
     for test in tests:
-        test.globs = {
-            **test.globs,
-            "model": copy.deepcopy(found["model"]),
-            "tokenizer": copy.deepcopy(found["tokenizer"]),
-        }
+        test.globs = {**test.globs, **{name: copy.deepcopy(found[name]) for name in ("model", "tokenizer")}}
     return [test for test in tests if test.examples]
 
 
