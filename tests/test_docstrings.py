@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import functools
 import importlib
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,6 @@ MODULES = sorted(
     for path in (ROOT / "higr_hf").rglob("*.py")
     if ">>>" in path.read_text(encoding="utf-8")
 )
-PACKAGES = ("higr_hf", "higr_hf.data", "higr_hf.evaluation", "higr_hf.semantic_ids")
 OUTSIDE = ("load_source(", "push_release(", "push_dataset(")
 """Calls that would use the network: those examples are compiled, not run."""
 
@@ -33,6 +33,9 @@ class _Checker(doctest.OutputChecker):
 def known(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documented")
     found = names(folder)
+    if "build_preferences" in _public():
+        train, tokenizer, vectors = found["splits"]["train"], found["tokenizer"], found["vectors"]
+        found["pairs"] = _public()["build_preferences"](train, tokenizer, embeddings=vectors)
     # Examples name files as somebody in the repository's root would.
     for name in ("higr_hf", "results"):
         if (ROOT / name).exists():
@@ -40,13 +43,20 @@ def known(tmp_path_factory):
     return folder, found
 
 
+@functools.cache
+def _public() -> dict[str, Any]:
+    """Every public name, as somebody knows them who reads the package's documentation; the top level's come first."""
+    folders = [path.parent.relative_to(ROOT) for path in (ROOT / "higr_hf").rglob("__init__.py")]
+    names: dict[str, Any] = {}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        package = importlib.import_module(".".join(folder.parts))
+        names |= {name: getattr(package, name) for name in getattr(package, "__all__", ())}
+    return names
+
+
 def _tests(module: ModuleType, found: dict[str, Any]) -> list[doctest.DocTest]:
     """The module's docstrings with examples, and texts that become docstrings later; one model and tokenizer each."""
-    # Every public name is known, as to somebody who reads the package's documentation.
-    public: dict[str, Any] = {}
-    for package in map(importlib.import_module, PACKAGES):
-        public |= {name: getattr(package, name) for name in package.__all__}
-    known = {**public, **vars(module), **found}
+    known = {**_public(), **vars(module), **found}
     tests = doctest.DocTestFinder().find(module, globs=known)
     parser = doctest.DocTestParser()
     for name, text in list(vars(module).items()):
