@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_crq_vae import CRQVAEConfig
 from .quantization_crq_vae import ResidualQuantization, ResidualQuantizer, squared_distances
+from .weights_higr import load_checked
 
 _ENCODE_BLOCK = 8192
 
@@ -96,6 +97,16 @@ class CRQVAEPreTrainedModel(PreTrainedModel):
     config_class = CRQVAEConfig
     base_model_prefix = "crq_vae"
     main_input_name = "embeddings"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load from a directory or the Hub, see [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: for a truncated or corrupt weights file, by its name; for a configuration whose sizes are not
+                those of the weights, before anything is allocated; for `use_safetensors=False`.
+        """
+        return load_checked(super().from_pretrained, cls, pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

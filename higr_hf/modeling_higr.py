@@ -8,13 +8,10 @@ predicts token t + 1), so that [`HiGRForSlateGeneration`] is one linear layer on
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -25,6 +22,7 @@ from .generation_higr import SlateGenerationMixin
 from .layers_higr import HiGRDropout, KeyValue, rotary_table
 from .layout_higr import SlateLayout, SlateQueries
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, SemanticIDHead, SlatePlanner
+from .weights_higr import load_checked
 
 if TYPE_CHECKING:
     # Saving copies the files that this one names in relative imports: the pipeline travels with every checkpoint.
@@ -90,16 +88,10 @@ class HiGRPreTrainedModel(PreTrainedModel):
         """Load from a directory or the Hub, see [`~transformers.PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: for a truncated or corrupt weights file, by its name.
+            ValueError: for a truncated or corrupt weights file, by its name; for a configuration whose sizes are not
+                those of the weights, before anything is allocated; for `use_safetensors=False`.
         """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            broken = _unreadable_weights(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
-            raise ValueError(
-                f"{broken} is truncated or corrupt ({error}): save or download the model again, or load an earlier "
-                "checkpoint."
-            ) from error
+        return load_checked(super().from_pretrained, cls, pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -118,17 +110,6 @@ class HiGRPreTrainedModel(PreTrainedModel):
             # Buffers that a checkpoint does not hold come from here, never from uninitialised memory.
             module.item_codes.fill_(-1)
             module.item_active.fill_(True)
-
-
-def _unreadable_weights(name_or_path: str | os.PathLike, subfolder: str) -> str:
-    """The first weights file of a local directory that does not open; the name as it is for a model on the Hub."""
-    for path in sorted(Path(name_or_path, subfolder).glob("model*.safetensors")):
-        try:
-            with safe_open(str(path), framework="pt"):
-                pass
-        except (SafetensorError, OSError):
-            return str(path)
-    return f"A weights file of {name_or_path}"
 
 
 class HiGRModel(HiGRPreTrainedModel):

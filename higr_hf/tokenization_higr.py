@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from transformers import BatchEncoding, TokenizersBackend
 
 from .item_table_higr import ITEMS_FILE, SIDS_FILE, ItemTable
-from .vocabulary_higr import SPECIAL_TOKENS, SIDVocabulary, build_backend, load_backend
+from .vocabulary_higr import SPECIAL_TOKENS, SIDVocabulary, build_backend, check_file_size, load_backend
 
 
 class HiGRTokenizer(TokenizersBackend):
@@ -80,16 +80,12 @@ class HiGRTokenizer(TokenizersBackend):
         self.num_feedback_levels = int(num_feedback_levels)
         self.num_time_buckets = int(num_time_buckets)
         self.collision_rule = collision_rule
+        if item_table is None:
+            # Before the vocabulary is built: its size is what tokenizer_config.json says, and that may be anything.
+            self._check_files(tokenizer_file, item_sids_file, items_file, kwargs.get("name_or_path"))
         self.sid_vocabulary = SIDVocabulary(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets)
         self._fingerprint: str | None = None
         if item_table is None:
-            files = {SIDS_FILE: item_sids_file, ITEMS_FILE: items_file}
-            missing = [name for name, path in files.items() if path is None or not os.path.isfile(path)]
-            if missing:
-                raise ValueError(
-                    f"The tokenizer at {kwargs.get('name_or_path') or 'this place'} lacks {' and '.join(missing)}: "
-                    "without the item table token ids cannot be read as items. Save or download the tokenizer again."
-                )
             item_table = ItemTable.load(item_sids_file, items_file, self.codebook_sizes, fingerprint)
         self._table = item_table
         if fingerprint is not None and fingerprint != self.fingerprint:
@@ -146,6 +142,23 @@ class HiGRTokenizer(TokenizersBackend):
         """
         table = ItemTable(item_ids, codes, codebook_sizes, titles)
         return cls(codebook_sizes, num_feedback_levels, num_time_buckets, collision_rule, item_table=table, **kwargs)
+
+    def _check_files(self, tokenizer_file: str, item_sids_file: str, items_file: str, name_or_path: Any) -> None:
+        """The three files are there, lie side by side, and the vocabulary's is as large as the configuration says."""
+        files = {"tokenizer.json": tokenizer_file, SIDS_FILE: item_sids_file, ITEMS_FILE: items_file}
+        where = f"The tokenizer at {name_or_path or 'this place'}"
+        missing = [name for name, path in files.items() if path is None or not os.path.isfile(path)]
+        if missing:
+            raise ValueError(
+                f"{where} lacks {' and '.join(missing)}: without them token ids cannot be read as items. Save or "
+                "download the tokenizer again."
+            )
+        if len({os.path.dirname(path) for path in files.values()}) > 1:
+            raise ValueError(
+                f"{where} is spread over several directories ({', '.join(files.values())}): its files must lie side "
+                "by side. Do not load it if you did not put them there."
+            )
+        check_file_size(tokenizer_file, self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets)
 
     # ---- the vocabulary
 

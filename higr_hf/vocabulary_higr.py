@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,6 +124,23 @@ class SIDVocabulary:
         codes = np.full((len(first), self.num_levels), -1, dtype=np.int64)
         codes[well_formed] = ids[first[well_formed][:, None] + np.arange(self.num_levels)] - offsets
         return codes, well_formed
+
+
+def check_file_size(
+    tokenizer_file: str, codebook_sizes: Sequence[int], num_feedback_levels: int, num_time_buckets: int
+) -> None:
+    """Hold the sizes of a configuration against the file that lists the tokens, before any token is made.
+
+    Raises:
+        ValueError: for more tokens than the file has bytes.
+    """
+    size = len(SPECIAL_TOKENS) + sum(codebook_sizes) + num_feedback_levels + num_time_buckets
+    held = os.path.getsize(tokenizer_file)
+    if size > held:
+        raise ValueError(
+            f"tokenizer_config.json asks for a vocabulary of {size} tokens, {tokenizer_file} has {held} bytes: the "
+            "files do not belong together, or tokenizer_config.json was changed. Save or download the tokenizer again."
+        )
 
 
 def build_backend(vocabulary: SIDVocabulary) -> Tokenizer:

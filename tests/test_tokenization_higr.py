@@ -418,7 +418,7 @@ def test_a_failed_save_leaves_the_previous_tokenizer(tokenizer, tmp_path, monkey
 def test_constructing_without_a_catalogue_says_how_to(tmp_path):
     with pytest.raises(ValueError, match="from_codes"):
         HiGRTokenizer()
-    with pytest.raises(ValueError, match=r"lacks item_sids.safetensors and items.json"):
+    with pytest.raises(ValueError, match=r"lacks tokenizer.json and item_sids.safetensors and items.json"):
         HiGRTokenizer(codebook_sizes=[2])
 
 
