@@ -143,7 +143,8 @@ def test_a_wrong_option_ends_a_real_process_with_one_line(own):
 
 def test_training_cannot_reach_the_test_split(own, monkeypatch):
     folder, _ = own
-    whole = train.main(write_recipe(folder, num_train_epochs=1))
+    options = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    whole = train.main(write_recipe(folder, **options))
 
     def without_test(args):
         log, splits = load_splits(args)
@@ -152,7 +153,7 @@ def test_training_cannot_reach_the_test_split(own, monkeypatch):
         return log, splits
 
     monkeypatch.setattr(train, "load_splits", without_test)
-    assert train.main(write_recipe(folder, num_train_epochs=1)) == whole
+    assert train.main(write_recipe(folder, **options)) == whole
 
 
 def test_a_checkpoint_of_another_tokenizer_is_not_resumed(own):
@@ -183,7 +184,7 @@ def test_gradient_accumulation_keeps_the_scale_of_the_loss(own):
     for name, rows, steps in (("whole", 64, 1), ("quarters", 16, 4)):
         recipe = write_recipe(
             folder, output_dir=str(folder / name), per_device_train_batch_size=rows, gradient_accumulation_steps=steps,
-            max_steps=3, collator={"num_windows": 100}, model={"dropout": 0.0, "hidden_size": 32},
+            max_steps=2, collator={"num_windows": 100}, model={"dropout": 0.0, "hidden_size": 32},
         )  # fmt: skip
         # Every step sees all 64 users, whatever order they come in.
         train.main(recipe)
