@@ -36,6 +36,8 @@ from ._data import DataArguments, load_splits
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+    from higr_hf.evaluation.evaluator import Batch
+
 RECIPE = Path(__file__).parent / "recipes" / "study_cold_items.yaml"
 
 
@@ -84,6 +86,13 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     only_cold[len(warm) :] = True
     among_cold = replace(joined, generation={**joined.generation, "allowed": torch.from_numpy(only_cold)})
 
+    def one_slot_for_them(batch: Batch) -> np.ndarray:
+        """All slots but the last as ever, the last from the items that joined."""
+        first = replace(joined, slate_size=data.slate_size - 1)(batch)
+        taken = [np.append(items, row) for items, row in zip(batch["exclude_indices"], first, strict=True)]
+        last = replace(among_cold, slate_size=1)({**batch, "exclude_indices": taken})
+        return np.concatenate([first, last], axis=1)
+
     print("\n== Training with every item", flush=True)
     began = time.perf_counter()
     everything, _ = train(study, data, arguments, splits, log.item_ids, embeddings, np.arange(len(log.items)))
@@ -99,6 +108,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     for system, label, recommend, item_ids, training in (
         ("higr", "joined after training", joined, tokenizer.item_ids, "cold"),
         ("higr", "joined after training, only they allowed", among_cold, tokenizer.item_ids, "cold"),
+        ("higr", "joined after training, last slot theirs", one_slot_for_them, tokenizer.item_ids, "cold"),
         ("higr", "trained on all items", trained, everything.tokenizer.item_ids, "all"),
         ("popularity", "counted without them", popularity, tokenizer.item_ids, "cold"),
     ):
