@@ -130,6 +130,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         description=__doc__ or "",
         default_recipe=RECIPES / f"align_{method}.yaml",
     )
+    arguments.__class__ = get_method(method).config  # the trainer pickles it, which needs a class with an address
     check_config(method, arguments)
     check_best_metric(arguments, data.slate_size, judging.patience)
     pair_settings = pairing.settings(data.slate_size)
