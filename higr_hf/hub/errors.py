@@ -45,6 +45,8 @@ def explained(repo_id: str, what: str) -> Iterator[None]:
 
 def _explanation(error: BaseException, repo_id: str, what: str) -> str | None:
     """A sentence for an error of the Hub; `None` for one that is a fault in the program."""
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"The Hub refuses the card of {repo_id}. {_line(error)}. Correct the metadata at the top of README.md."
     chain = list(_causes(error))
     for cause in chain:
         if isinstance(cause, OfflineModeIsEnabled):
@@ -58,8 +60,6 @@ def _explanation(error: BaseException, repo_id: str, what: str) -> str | None:
     network = next((cause for cause in chain if _is_network(cause)), None)
     if network is not None:
         return f"The connection broke off while {what} {repo_id} ({_line(network)}). {NOTHING_VISIBLE}"
-    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return f"The Hub refuses the card of {repo_id}. {error} Correct the metadata at the top of README.md."
     return None
 
 

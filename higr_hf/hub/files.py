@@ -44,6 +44,10 @@ class ReleaseFile:
         """In bytes."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
+    def content(self) -> bytes:
+        """The whole of it."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
     def operation(self) -> CommitOperationAdd:
         """The upload as `huggingface_hub` wants it."""
         source = self.source if isinstance(self.source, bytes) else str(self.source)
@@ -128,7 +132,7 @@ def release_files(
         quantizer: what `CRQVAEModel.save_pretrained` wrote.
 
     Raises:
-        HubError: when nothing is given, or a tokenizer or quantiser that is not the model's.
+        HubError: when nothing is given, a tokenizer or quantiser that is not the model's, or code of two versions.
     """
     files: list[ReleaseFile] = []
     if model is not None:
@@ -141,7 +145,7 @@ def release_files(
         root = model or tokenizer
         if root is not None:
             _check_quantizer(Path(root), Path(quantizer))
-        files += quantizer_files(quantizer, folder=QUANTIZER_FOLDER if files else "")
+        files = _merged(files, quantizer_files(quantizer, folder=QUANTIZER_FOLDER if files else ""))
     if not files:
         raise HubError("There is nothing to push: give a model, a tokenizer, a quantiser or a preference dataset.")
     return files
@@ -189,6 +193,18 @@ def card_files(directory: Path) -> list[ReleaseFile]:
             raise HubError(f"{card} shows {address}, which is missing: copy it there, or write the card again.")
         files.append(ReleaseFile(str(path), target))
     return files
+
+
+def _merged(first: list[ReleaseFile], second: list[ReleaseFile]) -> list[ReleaseFile]:
+    """Both; code that both bring along counts once, and must be of one version."""
+    there = {file.path: file for file in first}
+    for file in second:
+        if file.path in there and file.content() != there[file.path].content():
+            raise HubError(
+                f"{file.source} and {there[file.path].source} are of different versions of higr_hf: save both again "
+                "with one."
+            )
+    return [*first, *(file for file in second if file.path not in there)]
 
 
 def _load(directory: Path, kind: Any, name: str) -> Any:
@@ -262,9 +278,12 @@ def _code_files(directory: Path, configs: tuple[str, ...]) -> list[ReleaseFile]:
     paths: dict[Path, None] = {}
     for module in modules:
         path = directory / f"{module}.py"
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing, but the configuration names it: save the directory again.")
-        paths |= dict.fromkeys([path, *map(Path, get_relative_import_files(path))])
+        try:
+            paths |= dict.fromkeys([path, *map(Path, get_relative_import_files(path))])
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{error.filename} is missing, but loading needs it: save {directory} again."
+            ) from error
     return [ReleaseFile(path.name, path) for path in sorted(paths)]
 
 

@@ -170,8 +170,7 @@ def _check_release(files: Sequence[ReleaseFile], repo_type: str) -> None:
             f"The release has no {CARD}, so nobody would know what it is: write one with `higr_hf.cards.write_card`, "
             "or give the report of the run to `training.push --report`."
         )
-    text = card.source.decode() if isinstance(card.source, bytes) else card.source.read_text(encoding="utf-8")
-    problems = check_card(text, repo_type)
+    problems = check_card(card.content().decode("utf-8", errors="replace"), repo_type)
     if problems:
         raise HubError(f"{card.source if isinstance(card.source, Path) else CARD}: {' '.join(problems)}")
 
@@ -180,8 +179,7 @@ def _addressed(file: ReleaseFile, repo_id: str) -> ReleaseFile:
     """The card with the repository's id in its examples, which was not known when it was written."""
     if file.path != CARD:
         return file
-    content = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-    return ReleaseFile(CARD, content.replace(PLACEHOLDER.encode(), repo_id.encode()))
+    return ReleaseFile(CARD, file.content().replace(PLACEHOLDER.encode(), repo_id.encode()))
 
 
 def _existing(api: HfApi, repo_id: str, repo_type: str, private: bool | None) -> bool:
@@ -212,10 +210,10 @@ def _check_kind(api: HfApi, repo_id: str, repo_type: str, files: Sequence[Releas
             return None
         return Path(api.hf_hub_download(repo_id, name, repo_type=repo_type)).read_bytes()
 
-    local = {file.path: file.source for file in files if file.path in ("config.json", SIDS_FILE, CARD)}
+    local = {file.path: file for file in files}
     if repo_type == "model":
         found = _model_kind(remote("config.json"), SIDS_FILE in names)
-        wanted = _model_kind(_bytes(local.get("config.json")), SIDS_FILE in local)
+        wanted = _model_kind(local["config.json"].content() if "config.json" in local else None, SIDS_FILE in local)
         # A model brings its tokenizer, so it may follow a tokenizer; the other way round it would lose its own.
         fits = found == wanted or (found, wanted) == ("a tokenizer", "higr")
     else:
@@ -235,10 +233,6 @@ def _model_kind(config: bytes | None, has_items: bool) -> str:
         return str(json.loads(config).get("model_type"))
     except (ValueError, AttributeError):
         return "a config.json that cannot be read"
-
-
-def _bytes(source: Path | bytes | None) -> bytes | None:
-    return source.read_bytes() if isinstance(source, Path) else source
 
 
 def _stale_weights(there: Sequence[str], files: Sequence[ReleaseFile]) -> list[str]:

@@ -163,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _break(self, fault: Fault) -> None:
         if fault.kind == "cut":
-            self.rfile.read(fault.after)
+            # No more than there is: a client that has sent everything waits for the answer, not the other way round.
+            self.rfile.read(min(fault.after, int(self.headers.get("Content-Length", 0))))
             raise _HangUp
         if fault.kind == "hold":
             fault.reached.set()

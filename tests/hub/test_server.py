@@ -113,7 +113,8 @@ def test_a_repository_reads_back_file_by_file(client):
     tree = {entry.path: entry for entry in api.list_repo_tree("ann/data", repo_type="dataset", recursive=True)}
     assert {".gitattributes", "deep", "deep/er", "deep/er/a.txt", "deep/b.parquet", "empty.txt"} == set(tree)
     assert tree["deep/b.parquet"].lfs.size == 600 and tree["deep/er/a.txt"].lfs is None
-    assert [entry.path for entry in api.list_repo_tree("ann/data", "deep/er", repo_type="dataset")] == ["deep/er/a.txt"]
+    inside = api.list_repo_tree("ann/data", "deep/er", repo_type="dataset")
+    assert [entry.path for entry in inside] == ["deep/er/a.txt"]
     assert len(api.get_paths_info("ann/data", ["empty.txt", "none"], repo_type="dataset")) == 1
     refs = api.list_repo_refs("ann/data", repo_type="dataset")
     assert [tag.name for tag in refs.tags] == ["v1"] and {branch.name for branch in refs.branches} == {"main", "next"}
