@@ -72,7 +72,7 @@ def write_dataset_card(
     fields = licence_fields(source, licence, homepage)
     data = DatasetCardData(
         **fields,
-        pretty_name=f"Slate preferences on {source}",
+        pretty_name=f"Slate preferences on {plain(source)}",
         size_categories=[next((name for limit, name in _SIZES if total < limit), "n>1M")],
         source_datasets=["extended"],
         annotations_creators=["machine-generated"],

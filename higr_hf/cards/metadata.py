@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from .facts import systems
+from .facts import plain, systems
 
 TAGS = ("higr", "recommender-system", "slate-recommendation", "generative-retrieval", "semantic-ids")
 LICENSE_FILE = "LICENSE"
@@ -77,7 +77,7 @@ def evaluation_results(report: Mapping[str, Any], rows: Sequence[Mapping[str, An
     A metric that exists for no user is left out.
     """
     entry, settings = next(iter(systems(report).values())), report.get("settings", {})
-    source = str(settings.get("source", "unknown"))
+    source = plain(settings.get("source", "unknown"))
     users = (entry.get("counts") or {}).get("users")
     results = []
     for metric, value in entry["metrics"].items():
@@ -101,9 +101,9 @@ def evaluation_results(report: Mapping[str, Any], rows: Sequence[Mapping[str, An
                 task_name="Slate recommendation",
                 dataset_type=source,
                 dataset_name=source,
-                dataset_split=str(settings.get("split", "test")),
-                metric_type=metric,
-                metric_name=metric,
+                dataset_split=plain(settings.get("split", "test")),
+                metric_type=plain(metric),
+                metric_name=plain(metric),
                 metric_value=round(float(value), 6),
                 metric_args=arguments,
             )

@@ -118,7 +118,7 @@ def render_card(
     rows = [row for row in rows if row["dataset"] == settings.get("source")]
     own_rows = [row for row in rows if row["system"] == "higr" and row["variant"] == variant]
     fields = licence or licence_fields(facts["source"], facts["licence"], str(settings.get("homepage", "")))
-    name = name or f"higr-{facts['source']}" + ("" if kind == "pretrained" else f"-{kind}")
+    name = plain(name) if name else f"higr-{facts['source']}" + ("" if kind == "pretrained" else f"-{kind}")
     data = model_data(
         name,
         report,

@@ -1,4 +1,4 @@
-"""What is pushed loads elsewhere: in a process that has never heard of this package, at the version that was pinned."""
+"""What is pushed loads elsewhere: in a process that has never heard of this package, at a pinned version."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ pairs.push_to_hub("ann/pairs", private=True)
 report = {}
 back, words = type(model).from_pretrained("ann/one-by-one"), HiGRTokenizer.from_pretrained("ann/one-by-one")
 report["slates"] = [m.generate(**t.encode_prompts(histories)).tolist() for m, t in ((model, tokenizer), (back, words))]
-first, again = CRQVAEModel.from_pretrained(run + "/quantizer"), CRQVAEModel.from_pretrained("ann/quantizer")
-report["quantizer"] = all(bool((a == b).all()) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+first, again = (CRQVAEModel.from_pretrained(place).state_dict() for place in (run + "/quantizer", "ann/quantizer"))
+report["quantizer"] = all(bool((first[name] == again[name]).all()) for name in first)
 report["pairs"] = load_dataset("ann/pairs", split="train").to_list() == pairs.to_list()
 print("REPORT" + json.dumps(report))
 """
@@ -59,16 +59,17 @@ for version in versions:
     report["slates"].append(model.generate(**tokenizer.encode_prompts(histories)).tolist())
 quantizer = AutoModel.from_pretrained("ann/toy", subfolder="quantizer", trust_remote_code=True)
 report["classes"] = [type(x).__module__.split(".")[0] + "." + type(x).__name__ for x in (model, tokenizer, quantizer)]
-recommend = pipeline("slate-recommendation", model="ann/toy", revision=versions[0], trust_remote_code=True, device="cpu")
+options = {"revision": versions[0], "trust_remote_code": True}
+recommend = pipeline("slate-recommendation", model="ann/toy", device="cpu", **options)
 report["pipeline"] = [[place["item_id"] for place in slate] for slate in recommend(histories)]
-for load in (
-    lambda: AutoModelForCausalLM.from_pretrained("ann/toy", trust_remote_code=False),
-    lambda: AutoModelForCausalLM.from_pretrained("ann/toy", revision="v0", trust_remote_code=True),
-    lambda: AutoModelForCausalLM.from_pretrained("ann/toy", token=False, force_download=True, trust_remote_code=True),
-    lambda: AutoModelForCausalLM.from_pretrained("ann/toy", token="wrong", force_download=True, trust_remote_code=True),
+for options in (
+    {"trust_remote_code": False},
+    {"trust_remote_code": True, "revision": "v0"},
+    {"trust_remote_code": True, "token": False, "force_download": True},
+    {"trust_remote_code": True, "token": "wrong", "force_download": True},
 ):
     try:
-        load()
+        AutoModelForCausalLM.from_pretrained("ann/toy", **options)
         report["refusals"].append("loaded")
     except Exception as error:
         report["refusals"].append(f"{type(error).__name__}: {error}")
@@ -117,18 +118,14 @@ def test_a_stranger_loads_the_version_that_was_pinned(client, parts, tmp_path):
     names = ("HiGRForSlateGeneration", "HiGRTokenizer", "CRQVAEModel")
     assert report["classes"] == [f"transformers_modules.{name}" for name in names] and report["imported"] == []
     model, tokenizer = load_checkpoint(parts / "model")
-    named = model.generate(**tokenizer.encode_prompts(HISTORIES), exclude_history=True)
-    assert report["pipeline"] == [[f"i{item}" for item in row] for row in named_items(tokenizer, named)]
+    prompts = tokenizer.encode_prompts(HISTORIES)
+    found = model.generate(**prompts, exclude_history=True, return_dict_in_generate=True)
+    assert report["pipeline"] == [[f"i{item}" for item in row] for row in found.slates.tolist()]
     untrusting, version, unnamed, wrong = report["refusals"]
     assert "trust_remote_code=True" in untrusting
     assert "v0" in version and "revision" in version.lower()
     for refusal in (unnamed, wrong):
         assert "ann/toy" in refusal and ("private" in refusal or "token" in refusal), refusal
-
-
-def named_items(tokenizer, slates) -> list[list[int]]:
-    rows = [tokenizer.token_ids_to_items(row.tolist()) for row in slates]
-    return [[tokenizer.item_to_index(item) for item in row] for row in rows]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL there")
