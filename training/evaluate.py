@@ -104,17 +104,20 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     report.save(output)
     print(report.metrics_table())
     if options.results:
-        row = make_row(
-            study="benchmark",
-            dataset=data.name if options.split == "test" else f"{data.name}-{options.split}",
-            system="higr",
-            variant=options.variant,
-            metrics=result.metrics,
-            seed=options.seed,
-            seconds=result.timings["seconds"],
-            n_users=result.counts["users"],
-        )
-        append_rows([row], options.results)
+        rows = [
+            make_row(
+                study="benchmark",
+                dataset=data.name if options.split == "test" else f"{data.name}-{options.split}",
+                system=system,
+                variant=options.variant if system == "higr" else "none",
+                metrics=judged.metrics,
+                seed=options.seed,
+                seconds=judged.timings["seconds"],
+                n_users=judged.counts["users"],
+            )
+            for system, judged in systems.items()
+        ]
+        append_rows(rows, options.results)
     return result
 
 
