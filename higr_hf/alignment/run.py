@@ -152,12 +152,10 @@ class AlignmentRun:
         if resume_from_checkpoint:
             trainer.args.eval_on_start = False  # the log that is resumed holds it
         trainer.train(resume_from_checkpoint=resume_from_checkpoint)
-        metric = trainer.args.metric_for_best_model
-        values = metric_history(trainer.state.log_history, _eval(metric)) if metric else []
-        measured_start = trainer.state.log_history and any(
-            entry.get("step") == 0 and _eval(metric) in entry for entry in trainer.state.log_history if metric
-        )
-        if trainer.args.load_best_model_at_end and measured_start and max(values) <= values[0]:
+        metric = _eval(trainer.args.metric_for_best_model)
+        values = metric_history(trainer.state.log_history, metric)
+        start_was_judged = any(entry["step"] == 0 and metric in entry for entry in trainer.state.log_history)
+        if trainer.args.load_best_model_at_end and start_was_judged and max(values) <= values[0]:
             self.kept = "start"
         wrapped = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(wrapped, "merge_and_unload"):

@@ -27,7 +27,6 @@ def test_ones_own_pairs_with_plain_trl(checkpoint, tmp_path):
     environment = {
         **os.environ,
         "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
         "ACCELERATE_USE_CPU": "1",
     }
     command = [sys.executable, "-c", script]
