@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, ModelCard
 
 from higr_hf import CRQVAEConfig, CRQVAEModel, HiGRTokenizer, save_checkpoint
+from higr_hf.alignment.storage import load_preferences, save_preferences
 from higr_hf.cards import check_card, render_card, write_card, write_dataset_card
 from higr_hf.cards.metadata import licence_fields
 from higr_hf.cards.render import template_path
@@ -252,7 +253,7 @@ def test_problems_are_found_without_a_network(text, problem):
 
 def pairs(number: int, **columns) -> Dataset:
     rows = {name: [f"<a_{row}><b_0>" for row in range(number)] for name in ("prompt", "chosen", "rejected")}
-    return Dataset.from_dict({**rows, "kind": ["order", "interest"] * (number // 2), **columns})
+    return Dataset.from_dict({**rows, "objective": ["order", "interest"] * (number // 2), **columns})
 
 
 def test_a_preference_datasets_card(tmp_path):
@@ -273,7 +274,7 @@ def test_a_preference_datasets_card(tmp_path):
     found = DatasetCard(text).data.to_dict()
     assert found["license"] == "cc-by-sa-4.0" and found["size_categories"] == ["n<1K"] and "trl" in found["tags"]
     assert found["configs"][0]["data_files"] == [
-        {"split": split, "path": f"data/{split}-*"} for split in ("train", "validation")
+        {"split": split, "path": f"{split}.parquet"} for split in ("train", "validation")
     ]
     for fact in (
         "| train | 6 |", "| `weights` | list of float64 |", "| order | 3 | 1 |", "prompt    <a_0><b_0>",
@@ -281,7 +282,7 @@ def test_a_preference_datasets_card(tmp_path):
         "`abc`", "| users | 3 % |", "python -m make.pairs", "Gao et al. 2022.",
     ):  # fmt: skip
         assert fact in text, fact
-    again = Dataset.from_parquet(str(directory / "data" / "train-00000-of-00001.parquet"), keep_in_memory=True)
+    again = Dataset.from_parquet(str(directory / "train.parquet"), keep_in_memory=True)
     assert again.to_list() == dataset["train"].to_list()
 
 
@@ -297,3 +298,16 @@ def test_report_json_and_report_give_the_same_card(run):
     content = json.loads((report().save(run) / "report.json").read_text())
     cards = [str(render_card(run / "model", source)) for source in (report(), content, run, run / "report.json")]
     assert len(set(cards)) == 1
+
+
+def test_saved_preferences_get_a_card_and_still_load(tmp_path):
+    about = {"tokenizer_fingerprint": "f00d", "settings": {"users": 0.03}}
+    dataset = pairs(4)
+    dataset.info.description = json.dumps(about)
+    save_preferences(dataset, tmp_path / "pairs")
+    text = (write_dataset_card(tmp_path / "pairs", source="toy", licence="MIT") / "README.md").read_text()
+    assert "`f00d`" in text and "| users | 0.03 |" in text and check_card(text, "dataset") == []
+    again = load_preferences(tmp_path / "pairs")
+    assert again.to_list() == dataset.to_list() and json.loads(again.info.description) == about
+    with pytest.raises(FileNotFoundError, match="holds no <split>"):
+        write_dataset_card(tmp_path / "none", source="toy")

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from ..cards.dataset import ABOUT_FILE
 from ..cards.metadata import LICENSE_FILE
 from ..checkpoint import TOKENIZER_FILES, CheckpointError, check_agreement, load_checkpoint
 from ..modeling_crq_vae import CRQVAEModel
@@ -152,7 +153,7 @@ def release_files(
 
 
 def dataset_files(directory: str | Path) -> list[ReleaseFile]:
-    """A dataset: `data/<split>-*.parquet` and the card that `higr_hf.cards.write_dataset_card` put there.
+    """A dataset of preferences: `<split>.parquet`, how it was built, and the card of `write_dataset_card`.
 
     Raises:
         FileNotFoundError: when there is no such directory.
@@ -161,12 +162,13 @@ def dataset_files(directory: str | Path) -> list[ReleaseFile]:
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no dataset directory {directory}: write one, or correct the path.")
-    tables = sorted((directory / "data").glob("*.parquet"))
+    tables = sorted(directory.glob("*.parquet"))
     if not tables:
         raise HubError(
-            f"{directory} holds no data/<split>-*.parquet: write the dataset with `higr_hf.cards.write_dataset_card`."
+            f"{directory} holds no <split>.parquet: write the dataset with `higr_hf.cards.write_dataset_card`."
         )
-    return [*(ReleaseFile(f"data/{path.name}", path) for path in tables), *card_files(directory)]
+    about = [directory / ABOUT_FILE] if (directory / ABOUT_FILE).is_file() else []
+    return [*(ReleaseFile(path.name, path) for path in [*tables, *about]), *card_files(directory)]
 
 
 def card_files(directory: Path) -> list[ReleaseFile]:

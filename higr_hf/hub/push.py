@@ -73,7 +73,7 @@ def push_dataset(repo_id: str, directory: str | Path, **options: object) -> Push
 
     Args:
         repo_id: `name` or `owner/name`.
-        directory: holds `data/<split>-*.parquet` and `README.md`.
+        directory: holds `<split>.parquet` and `README.md`.
         **options: of [`push_files`].
 
     Returns:

@@ -47,7 +47,7 @@ def make_parts(root: Path, initializer_range: float = 0.4) -> Path:
         "prompt": [tokenizer.build_prompt(["i1"]), tokenizer.build_prompt([])],
         "chosen": [tokenizer.build_completion(["i2", "i3"]), tokenizer.build_completion(["i4"])],
         "rejected": [tokenizer.build_completion(["i3", "i2"]), tokenizer.build_completion(["i5"])],
-        "kind": ["order", "interest"],
+        "objective": ["order", "interest"],
     }
     write_dataset_card(root / "preferences", Dataset.from_dict(pairs), source="toy", licence="CC BY 4.0")
     return root

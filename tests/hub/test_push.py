@@ -63,7 +63,7 @@ def test_preferences_are_a_dataset(client, parts):
     for changed in (True, False):
         result = push_dataset("ann/pairs", parts / "preferences", private=True)
         assert (result.repo_type, result.changed) == ("dataset", changed)
-    assert holds(client, "ann/pairs", "dataset") == {"README.md", "data/train-00000-of-00001.parquet"}
+    assert holds(client, "ann/pairs", "dataset") == {"README.md", "train.parquet"}
     assert b'load_dataset("ann/pairs"' in client.files("ann/pairs", kind="dataset")["README.md"]
 
 
