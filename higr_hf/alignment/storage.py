@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from .rendering import PreferenceError, _described, description
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from ..hub import PushResult
 
 DATA_FILE = "train.parquet"
 ABOUT_FILE = "preferences.json"
@@ -109,17 +112,29 @@ def load_preferences(name_or_path: str | os.PathLike, **kwargs: Any) -> Dataset:
     return _described(dataset, about)
 
 
-def push_preferences(dataset: Dataset, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a dataset of pairs, with its card, as an ordinary Hub dataset; returns its address."""
-    import tempfile
+def push_preferences(
+    dataset: Dataset, repo_id: str, *, source: str, licence: str | None = None, **options: Any
+) -> PushResult:
+    """Upload a dataset of pairs, with a full card, as an ordinary Hub dataset in one commit.
 
-    from huggingface_hub import HfApi
+    Args:
+        dataset: from [`build_preferences`].
+        repo_id: `name` or `owner/name`.
+        source: the log that the pairs are from.
+        licence: of that log; by default what the split said.
+        **options: of `higr_hf.hub.push_dataset`, such as `private` or `token`.
 
-    api = HfApi(token=token)
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    Returns:
+        The `PushResult`: where it is, and its commit.
+
+    Raises:
+        HubError: for a refusal, with the way out.
+    """
+    from ..cards import write_dataset_card
+    from ..hub import push_dataset
+
+    licence = licence or description(dataset).get("licence") or "unknown"
     with tempfile.TemporaryDirectory() as folder:
         directory = save_preferences(dataset, Path(folder) / "preferences")
-        commit = api.upload_folder(
-            repo_id=repo_id, repo_type="dataset", folder_path=directory, commit_message="Upload slate preferences"
-        )
-    return str(commit.repo_url if hasattr(commit, "repo_url") else repo_id)
+        write_dataset_card(directory, source=source, licence=licence)
+        return push_dataset(repo_id, directory, **options)

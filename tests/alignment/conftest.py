@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from higr_hf import HiGRTokenizer, save_checkpoint
 from tests.alignment.pairs import PAIRS, to_dataset
+from tests.hub.conftest import client, hub  # noqa: F401 - fixtures
 from tests.model_tester import HiGRModelTester
 
 

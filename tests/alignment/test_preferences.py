@@ -16,6 +16,7 @@ from higr_hf.alignment import (
     ensure_rendered,
     load_preferences,
     preference_report,
+    push_preferences,
     render,
     save_preferences,
 )
@@ -211,6 +212,16 @@ def test_saved_as_an_ordinary_dataset(tmp_path, monkeypatch):
         load_preferences(folder)
     with pytest.raises(PreferenceError, match="there is no directory"):
         load_preferences(tmp_path / "nowhere")
+
+
+def test_pushed_and_loaded_from_the_hub(client):
+    train = split({"items": range(8), "feedback": [5, 4, 3, 5, 4, 3, 5, 4]})
+    pairs = build_preferences(train, catalogue(), PreferenceSettings(slate_size=3, objectives=RANKING_ONLY))
+    result = push_preferences(pairs, "ann/pairs", source="toy", licence="CC BY 4.0", private=True)
+    assert result.repo_type == "dataset"
+    loaded = load_preferences("ann/pairs", revision=result.commit)
+    assert loaded.to_list() == pairs.to_list()
+    assert preference_report(loaded) == preference_report(pairs)
 
 
 def test_settings_that_cannot_be_used():
