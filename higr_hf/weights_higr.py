@@ -58,6 +58,17 @@ def load_checked(load: Any, model_class: type, name_or_path: str | os.PathLike, 
         raise _damaged(broken or f"A weights file of {name_or_path}", error) from error
 
 
+def check_layer_counts(config: Any, num_tensors: int, where: str) -> None:
+    """Refuse a configuration with more layers than a checkpoint has tensors, before a module is made for each."""
+    layers = sum(int(getattr(config, name, 0)) for name in _LAYER_COUNTS)
+    copies = 1 if getattr(config, "shared_generator", True) else int(config.slate_size)
+    if layers + copies > num_tensors:
+        raise ValueError(
+            f"config.json of {where} asks for {layers} layers, the weights have {num_tensors} tensors: the files do "
+            "not belong together. Save or download the model again."
+        )
+
+
 def check_sizes(model_class: type, config: Any, shapes: dict[str, list[int]], where: str) -> None:
     """Hold a configuration against the tensors that a checkpoint has.
 
@@ -70,13 +81,7 @@ def check_sizes(model_class: type, config: Any, shapes: dict[str, list[int]], wh
     Raises:
         ValueError: when the configuration asks for a tensor of another size, or for far more than the files hold.
     """
-    layers = sum(int(getattr(config, name, 0)) for name in _LAYER_COUNTS)
-    copies = 1 if getattr(config, "shared_generator", True) else int(config.slate_size)
-    if layers + copies > len(shapes):
-        raise ValueError(
-            f"config.json of {where} asks for {layers} layers, the weights have {len(shapes)} tensors: the files do "
-            "not belong together. Save or download the model again."
-        )
+    check_layer_counts(config, len(shapes), where)
     with torch.device("meta"):  # shapes without memory
         model = model_class(copy.deepcopy(config))  # a model writes into its configuration
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,0 +1,21 @@
+"""From a trained model to where it runs: adapters, int8 checkpoints, exported graphs."""
+
+from __future__ import annotations
+
+from .adapters import planner_lora
+from .export import EncoderStep, GeneratorStep, PlannerStep, export_onnx, export_programs
+from .int8 import Int8Embedding, Int8Linear, load_int8, quantize_int8, save_int8
+
+__all__ = [
+    "EncoderStep",
+    "GeneratorStep",
+    "Int8Embedding",
+    "Int8Linear",
+    "PlannerStep",
+    "export_onnx",
+    "export_programs",
+    "load_int8",
+    "planner_lora",
+    "quantize_int8",
+    "save_int8",
+]

@@ -1,0 +1,204 @@
+"""Slates from exported graphs, with onnxruntime and numpy alone; `export_onnx` puts a copy of this file beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from safetensors.numpy import load_file
+
+
+class OnnxSlateDecoder:
+    """Decodes one user's slate at a time: plans a slot, searches its item with a beam, feeds the item back.
+
+    The search is that of `generate(slate_mode="sequential")`: a hypothesis is kept only if a legal item lies below its
+    prefix, so excluded and removed items cannot come out.
+
+    Args:
+        directory: what `export_onnx` wrote.
+        providers: onnxruntime's execution providers.
+        threads: threads inside an operator.
+
+    Raises:
+        FileNotFoundError: when the directory lacks a file.
+        ValueError: when its files are of different exports.
+
+    Example:
+        >>> decoder = OnnxSlateDecoder("runs/onnx")
+        >>> decoder.recommend(["50", "181"], slate_size=5)
+        [('172', -3.1), ...]
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 1
+    ) -> None:
+        folder = Path(directory)
+        self.config = json.loads((folder / "decoder.json").read_text(encoding="utf-8"))
+        listed = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+        if listed["fingerprint"] != self.config["fingerprint"]:
+            raise ValueError(f"items.json and decoder.json in {folder} are of different exports: export again.")
+        self.item_ids: list[str] = listed["item_ids"]
+        self.titles: list[str] | None = listed["titles"]
+        table = load_file(folder / "item_sids.safetensors")
+        self.codes, self.active = table["codes"], table["active"]
+        self._index = {item: row for row, item in enumerate(self.item_ids)}
+        # node_of[l][i]: the number of item i's prefix of l + 1 codes, in sorted order.
+        self._node_of = [
+            np.unique(self.codes[:, : level + 1], axis=0, return_inverse=True)[1].reshape(-1)
+            for level in range(self.codes.shape[1])
+        ]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._steps = {
+            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
+            for name in ("encoder", "planner", "generator")
+        }
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        slate_size: int | None = None,
+        *,
+        num_beams: int | None = None,
+        exclude: Collection[str] = (),
+        allowed: Collection[str] | None = None,
+        exclude_history: bool = True,
+        feedback: Sequence[int] | None = None,
+        time_buckets: Sequence[int] | None = None,
+        wish: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """A slate of item ids with the log-probabilities of their codes.
+
+        Args:
+            history: item ids, oldest first; the newest `max_history` are read.
+            slate_size: M.
+            num_beams: W, hypotheses kept inside an item.
+            exclude: item ids that must not be recommended.
+            allowed: only these may be.
+            exclude_history: never recommend an item of the history.
+            feedback: a feedback level an item, -1 where unknown.
+            time_buckets: a time bucket an item, -1 where unknown.
+            wish: feedback level to ask for.
+
+        Returns:
+            M pairs; fewer when fewer items are legal.
+
+        Raises:
+            ValueError: for an unknown item, lists of unequal length, or a level that does not exist.
+        """
+        config = self.config
+        rows = self._rows(history)
+        legal = self.active.copy()
+        if allowed is not None:
+            only = np.zeros_like(legal)
+            only[self._rows(allowed)] = True
+            legal &= only
+        legal[self._rows(exclude)] = False
+        if exclude_history:
+            legal[rows] = False
+        tokens, items = self._units(rows, feedback, time_buckets)
+        length = np.array([tokens.shape[1]])
+        newest, planner_keys, planner_values, *generator = self._run("encoder", tokens, items, length)
+        asked = self._feature("feedback", wish, config["num_feedback_levels"], config["feature_offset"])
+        head = config["hidden_size"] // config["num_attention_heads"]
+        past = [np.zeros((config["planner_layers"], 1, config["num_attention_heads"], 0, head), newest.dtype)] * 2
+        slate: list[tuple[str, float]] = []
+        fed = -1
+        for slot in range(slate_size or config["slate_size"]):
+            if not legal.any():
+                break
+            plan, *past = self._run(
+                "planner", newest, length, planner_keys, planner_values, np.array([slot]), np.array([[fed]]),
+                np.array([asked]), *past,
+            )  # fmt: skip
+            fed, score = self._beam(plan, length, generator, legal, num_beams or config["num_beams"])
+            legal[fed] = False
+            slate.append((self.item_ids[fed], score))
+        return slate
+
+    def _beam(
+        self, plan: np.ndarray, length: np.ndarray, context: list[np.ndarray], legal: np.ndarray, width: int
+    ) -> tuple[int, float]:
+        """The best legal item of a plan vector `[1, 1, d]`, and its log-probability."""
+        config = self.config
+        head = config["hidden_size"] // config["num_attention_heads"]
+        past = [np.zeros((config["generator_layers"], 1, 1, config["num_attention_heads"], 0, head), plan.dtype)] * 2
+        nodes, totals, tokens = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.int64)
+        for level, offset in enumerate(config["level_offsets"]):
+            plans = np.repeat(plan, len(nodes), axis=1)
+            log_probs, *past = self._run(
+                "generator", plans, tokens[None], np.array([level]), length, *context, *past
+            )  # fmt: skip
+            # One example item below every legal child names the child, its code and its parent.
+            children, example = np.unique(self._node_of[level][legal], return_index=True)
+            example = np.flatnonzero(legal)[example]
+            parent = np.zeros_like(children) if level == 0 else self._node_of[level - 1][example]
+            hypothesis = np.searchsorted(nodes, parent)  # nodes are kept sorted
+            alive = (hypothesis < len(nodes)) & (nodes[np.minimum(hypothesis, len(nodes) - 1)] == parent)
+            children, example, hypothesis = children[alive], example[alive], hypothesis[alive]
+            code = self.codes[example, level] + offset
+            grown = totals[hypothesis] + log_probs[0, hypothesis, code]
+            best = np.sort(np.argsort(-grown, kind="stable")[:width])
+            nodes, totals, tokens, hypothesis = children[best], grown[best], code[best], hypothesis[best]
+            past = [part[:, :, hypothesis] for part in past]
+        best_leaf = int(np.argmax(totals))
+        item = np.flatnonzero(self._node_of[-1] == nodes[best_leaf])[0]
+        return int(item), float(totals[best_leaf])
+
+    def _run(self, step: str, *inputs: np.ndarray) -> list[np.ndarray]:
+        session = self._steps[step]
+        # A graph drops inputs that it does not need, such as items without an item embedding.
+        wanted = {entry.name for entry in session.get_inputs()}
+        feed = {name: value for name, value in zip(_INPUTS[step], inputs, strict=True) if name in wanted}
+        return session.run(None, feed)
+
+    def _rows(self, items: Collection[str]) -> np.ndarray:
+        unknown = [item for item in items if item not in self._index]
+        if unknown:
+            raise ValueError(f"The catalogue has no item {unknown[0]!r}; it has {len(self.item_ids)} items.")
+        return np.array([self._index[item] for item in items], dtype=np.int64)
+
+    def _units(
+        self, rows: np.ndarray, feedback: Sequence[int] | None, time_buckets: Sequence[int] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens `[1, U, S]` and items `[1, U]` of `<bos>` and the newest items."""
+        config = self.config
+        first_time = config["feature_offset"] + config["num_feedback_levels"]
+        columns = [self.codes[rows] + np.array(config["level_offsets"])]
+        for name, levels, count, first in (
+            ("feedback", feedback, config["num_feedback_levels"], config["feature_offset"]),
+            ("time_buckets", time_buckets, config["num_time_buckets"], first_time),
+        ):
+            if levels is not None and len(levels) != len(rows):
+                raise ValueError(f"{name} has {len(levels)} values for {len(rows)} items of the history.")
+            if count:
+                given = levels if levels is not None else [-1] * len(rows)
+                column = [self._feature(name, level, count, first) for level in given]
+                columns.append(np.array(column, dtype=np.int64).reshape(-1, 1))
+            elif levels is not None and any(level not in (None, -1) for level in levels):
+                raise ValueError(f"This model has no {name}.")
+        tokens = np.concatenate(columns, axis=1)
+        keep = min(len(rows), config["max_history"])
+        bos = np.zeros((1, tokens.shape[1]), dtype=np.int64)
+        bos[0, 0] = config["bos_token_id"]
+        tokens = np.concatenate([bos, tokens[len(rows) - keep :]])
+        return tokens[None], np.concatenate([[-1], rows[len(rows) - keep :]])[None]
+
+    @staticmethod
+    def _feature(name: str, level: int | None, count: int, first: int) -> int:
+        if level is None or level == -1:
+            return 0
+        if not 0 <= level < count:
+            raise ValueError(f"{name} is {level}; the levels are 0 to {count - 1}.")
+        return first + level
+
+
+_INPUTS = {
+    "encoder": ("tokens", "items", "length"),
+    "planner": ("newest", "length", "keys", "values", "slot", "fed", "wish", "past_keys", "past_values"),
+    "generator": ("plans", "tokens", "step", "length", "keys", "values", "past_keys", "past_values"),
+}
