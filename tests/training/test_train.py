@@ -78,9 +78,13 @@ def test_from_a_log_to_slates_in_a_fresh_process(tmp_path):
     assert higr["ndcg@5"] > 4 * popularity["ndcg@5"]
     assert higr["view_recall@5"] > 4 * popularity["view_recall@5"]
     assert "popularity" in (run_folder / "test" / "report.md").read_text()
-    (row,) = map(json.loads, (folder / "results" / "benchmark.jsonl").read_text().splitlines())
-    assert (row["dataset"], row["system"], row["n_users"]) == ("log", "higr", 160)
-    assert row["metrics"]["ndcg@5"] == pytest.approx(higr["ndcg@5"])
+    rows = list(map(json.loads, (folder / "results" / "benchmark.jsonl").read_text().splitlines()))
+    assert [(row["dataset"], row["system"], row["n_users"]) for row in rows] == [
+        ("log", "higr", 160),
+        ("log", "popularity", 160),
+    ]
+    for row, expected in zip(rows, (higr, popularity), strict=True):
+        assert row["metrics"]["ndcg@5"] == pytest.approx(expected["ndcg@5"])
 
     # What is read back by another process is what was judged here.
     command = [sys.executable, "-c", FRESH, str(folder)]
