@@ -61,6 +61,9 @@ class Experiment:
         slate_size: M.
         seed: of the weights and of the validation users.
 
+    Raises:
+        ValueError: for a tokenizer whose feature tokens are not those that `edges` makes.
+
     Example:
         >>> experiment = Experiment(splits, tokenizer, edges, ExperimentSettings())
         >>> trainer = experiment.trainer(arguments)
@@ -81,6 +84,12 @@ class Experiment:
     ) -> None:
         self.splits, self.tokenizer, self.edges, self.settings = splits, tokenizer, edges, settings
         self.embeddings, self.slate_size, self.seed = embeddings, slate_size, seed
+        for name in ("num_feedback_levels", "num_time_buckets"):
+            if getattr(tokenizer, name) != getattr(edges, name):
+                raise ValueError(
+                    f"The edges make {name} = {getattr(edges, name)}, the tokenizer has {getattr(tokenizer, name)}: "
+                    "make the tokenizer with the same edges."
+                )
         torch.manual_seed(seed)
         self.config = HiGRConfig.from_preset(
             settings.preset,

@@ -164,9 +164,12 @@ class SlateTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        # Last of all: what is resumed from must have been written to its end.
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:  # an older run's checkpoint of the same step is being overwritten
+            (folder / COMPLETE).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+        # Last of all, and after every process: what is resumed from must have been written to its end.
+        self.accelerator.wait_for_everyone()
         if self.args.should_save and folder.is_dir():
             (folder / COMPLETE).touch()
 

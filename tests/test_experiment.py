@@ -142,3 +142,8 @@ def test_with_generation_shares_the_model_and_changes_the_decoding():
     assert twin.settings.generation == {"num_beams": 3, "slate_mode": "plan_once"}
     assert run.settings.generation == {"num_beams": 3, "slate_mode": "sequential"}
     assert twin.recommender().generation["slate_mode"] == "plan_once"
+
+
+def test_a_tokenizer_without_the_edges_feature_tokens_is_refused():
+    with pytest.raises(ValueError, match="num_feedback_levels = 3, the tokenizer has 0"):
+        Experiment(SPLITS, tokenizer(FeatureEdges()), EDGES, ExperimentSettings(), slate_size=3)

@@ -19,6 +19,7 @@ import numpy as np
 from transformers import set_seed
 
 from higr_hf.baselines import Popularity
+from higr_hf.cards import write_card
 from higr_hf.checkpoint import save_checkpoint
 from higr_hf.data import InteractionLog, item_embeddings
 from higr_hf.evaluation import EvaluationResult, Report, SlateExample
@@ -139,6 +140,9 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
         settings={
             "source": data.name,
             "licence": log.info.licence,
+            "homepage": log.info.homepage,
+            "citation": log.info.citation,
+            "view_rule": log.info.view_rule or "",
             "protocol": _protocol(data, settings.exclude_history),
             "embeddings": options.embeddings,
             "parameters": experiment.model.num_parameters(),
@@ -151,6 +155,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
         notes=[f"Against popularity, paired over users: {gain}."],
     )
     report.save(output)
+    write_card(output / "model", report, plots_from=output)
     print("\n" + report.metrics_table())
     for example in examples:
         print(f"\nUser {example.user_id}\n  had   " + "\n        ".join(example.history[-8:]))
