@@ -98,7 +98,9 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
             "wish": options.wish,
             "exclude_history": options.exclude_history,
         },
-        notes=[f"Against popularity, paired over users: {result.compare(systems['popularity'])}."],
+        notes=[
+            f"{result.primary_metric} against popularity, paired over users: {result.compare(systems['popularity'])}."
+        ],
     )
     result.save(output / "slates")
     report.save(output)

@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
         },
         plots=plots,
         examples=examples,
-        notes=[f"Against popularity, paired over users: {gain}."],
+        notes=[f"{evaluator.primary_metric} against popularity, paired over users: {gain}."],
     )
     report.save(output)
     write_card(output / "model", report, plots_from=output)

@@ -68,6 +68,12 @@ class PairedDifference:
     p_value: float
     num_users: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.difference:+.4f} (interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.3f}, "
+            f"{self.num_users} users)"
+        )
+
 
 def paired_bootstrap(
     first: np.ndarray, second: np.ndarray, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0

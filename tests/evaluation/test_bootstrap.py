@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from higr_hf.evaluation.bootstrap import confidence_intervals, paired_bootstrap
+from higr_hf.evaluation.bootstrap import PairedDifference, confidence_intervals, paired_bootstrap
 
 
 def test_interval_has_the_width_of_the_normal_one():
@@ -47,3 +47,8 @@ def test_bad_pairs_are_refused():
         paired_bootstrap(np.zeros(3), np.zeros(2))
     with pytest.raises(ValueError, match="No user"):
         paired_bootstrap(np.array([1.0, np.nan]), np.array([np.nan, 1.0]))
+
+
+def test_a_difference_reads_as_a_sentence():
+    difference = PairedDifference(difference=0.05678, low=0.0459, high=0.0676, p_value=0.002, num_users=943)
+    assert str(difference) == "+0.0568 (interval +0.0459 to +0.0676, p = 0.002, 943 users)"
