@@ -31,7 +31,8 @@ class StudyArguments:
 
     study: str = field(default="training/recipes/study_tokenizers.yaml", metadata={"help": "YAML file of the plan."})
     datasets: str = field(default="movielens-1m,complete-journey", metadata={"help": "Comma-separated sources."})
-    variants: str = field(default="", metadata={"help": "Comma-separated variants; all when empty."})
+    variants: str = field(default="", metadata={"help": "Comma-separated embedding variants; all when empty."})
+    methods: str = field(default="", metadata={"help": "Comma-separated methods of the plan; all when empty."})
     results: str = field(default="results", metadata={"help": "Directory of the result rows."})
 
 
@@ -51,25 +52,26 @@ def main(argv: list[str] | None = None) -> None:
             embeddings = vectors(log, train, choice["embeddings"])
             table = positives(log, train, choice["positives"], embeddings)
             bounds = bounds_of(embeddings, categories)
-            for method, settings in plan["methods"].items():
+            for name, settings in plan["methods"].items():
+                if options.methods and name not in options.methods.split(","):
+                    continue
                 for seed in plan["seeds"]:
                     began = time.perf_counter()
                     fitted = fit_semantic_ids(
                         embeddings,
-                        method=method,
                         codebook_sizes=plan["codebooks"][dataset],
                         positives=table,
                         categories=categories,
                         seed=seed,
                         progress=sys.stderr.isatty(),
-                        **(settings or {}),
+                        **settings,
                     )
                     row = make_row(
                         study="tokenizers",
                         dataset=dataset,
                         # Rows name the recommender; which of its tokenizers it is stands in the variant.
                         system="higr",
-                        variant=f"{method}, {variant}",
+                        variant=f"{name}, {variant}",
                         seed=seed,
                         metrics={**fitted.metrics, **bounds, "n_items": len(embeddings)},
                         n_users=len(train),
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
                     )
                     append_rows([row], options.results)
                     shown = ("collision", "consistency", "concentration", "multi_item_prefixes")
-                    print(dataset, variant, method, seed, *(f"{n} {fitted.metrics[n]:.4f}" for n in shown), flush=True)
+                    print(dataset, variant, name, seed, *(f"{n} {fitted.metrics[n]:.4f}" for n in shown), flush=True)
 
 
 def bounds_of(embeddings: np.ndarray, categories: list[list[str]]) -> dict[str, float]:
