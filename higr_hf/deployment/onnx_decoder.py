@@ -1,4 +1,4 @@
-"""Slates from exported graphs, with onnxruntime and numpy alone; `export_onnx` puts a copy of this file beside them."""
+"""Slates from exported graphs, with onnxruntime and numpy alone; `export_onnx` puts a copy of it beside them."""
 
 from __future__ import annotations
 
