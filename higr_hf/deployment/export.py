@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -252,7 +253,12 @@ def export_programs(model: HiGRForSlateGeneration) -> dict[str, ExportedProgram]
         model.train(training)
 
 
-def export_onnx(directory: str | os.PathLike, model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer) -> Path:
+def export_onnx(
+    directory: str | os.PathLike,
+    model: HiGRForSlateGeneration,
+    tokenizer: HiGRTokenizer,
+    programs: Mapping[str, ExportedProgram] | None = None,
+) -> Path:
     """Write a directory from which slates are decoded with onnxruntime and numpy alone.
 
     Leaves `encoder.onnx`, `planner.onnx`, `generator.onnx`, the item table, `decoder.json` (sizes and token layout)
@@ -262,6 +268,7 @@ def export_onnx(directory: str | os.PathLike, model: HiGRForSlateGeneration, tok
         directory: where to; replaced as a whole.
         model: with its catalogue set.
         tokenizer: the one that belongs to it.
+        programs: what `export_programs(model)` returned, where it is there already.
 
     Raises:
         ImportError: without `onnx` and `onnxscript`.
@@ -278,7 +285,7 @@ def export_onnx(directory: str | os.PathLike, model: HiGRForSlateGeneration, tok
         raise ImportError("ONNX export needs onnx and onnxscript: pip install 'higr_hf[onnx]'") from error
     model.check_tokenizer(tokenizer)
     check_agreement(model, tokenizer)
-    programs, config = export_programs(model), model.config
+    programs, config = export_programs(model) if programs is None else programs, model.config
     with atomic_directory(directory) as folder:
         for name, program in programs.items():
             step = STEPS[name]

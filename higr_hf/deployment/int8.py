@@ -139,6 +139,7 @@ def save_int8(directory: str | os.PathLike, model: HiGRForSlateGeneration, token
     if not isinstance(model.lm_head, Int8Head):
         twin = HiGRForSlateGeneration(model.config)
         twin.load_state_dict(model.state_dict())
+        twin.generation_config = model.generation_config
         model = quantize_int8(twin)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     model.config.tokenizer_fingerprint = tokenizer.fingerprint
