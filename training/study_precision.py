@@ -67,7 +67,6 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
             **result.metrics,
             "megabytes": size_in_megabytes(model),
             "same_items": float(np.mean(result.slates == reference)),
-            "users_per_second": result.timings["users_per_second"],
         }
         results[name] = metrics
         print(f"{name}: " + " ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()), flush=True)
