@@ -238,7 +238,8 @@ def export_programs(model: HiGRForSlateGeneration) -> dict[str, ExportedProgram]
 
     Example:
         >>> programs = export_programs(model)
-        >>> plans, keys, values = programs["planner"].module()(*inputs)
+        >>> sorted(programs)
+        ['encoder', 'generator', 'planner']
     """
     model.model.trie()  # says so when there is no catalogue
     training = model.training
@@ -276,7 +277,8 @@ def export_onnx(
 
     Example:
         >>> export_onnx("runs/onnx", model, tokenizer)
-        >>> OnnxSlateDecoder("runs/onnx").recommend(["50", "181"], slate_size=5)
+        >>> from higr_hf.deployment.onnx_decoder import OnnxSlateDecoder
+        >>> slate = OnnxSlateDecoder("runs/onnx").recommend(tokenizer.item_ids[:2], slate_size=5)
     """
     try:
         import onnx  # noqa: F401

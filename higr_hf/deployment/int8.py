@@ -118,7 +118,7 @@ def quantize_int8(model: HiGRForSlateGeneration) -> HiGRForSlateGeneration:
 
     Example:
         >>> model = quantize_int8(model)
-        >>> model.generate(**prompts, slate_size=5)
+        >>> slates = model.generate(**tokenizer.encode_prompts([tokenizer.item_ids[:2]]), slate_size=5)
     """
     return _replaced(model.float(), fill=True)
 

@@ -28,9 +28,9 @@ class OnnxSlateDecoder:
         ValueError: when its files are of different exports.
 
     Example:
-        >>> decoder = OnnxSlateDecoder("runs/onnx")
-        >>> decoder.recommend(["50", "181"], slate_size=5)
-        [('172', -3.1), ...]
+        >>> from higr_hf.deployment import export_onnx
+        >>> export_onnx("runs/onnx", model, tokenizer)  # once; decoding then needs neither torch nor this package
+        >>> slate = OnnxSlateDecoder("runs/onnx").recommend(tokenizer.item_ids[:2], slate_size=5)
     """
 
     def __init__(
