@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from tests.documented import ROOT, names
 
 README = ROOT / "README.md"
@@ -28,7 +26,6 @@ def test_blocks_are_found_with_options_and_lines():
     assert blocks(text) == [("", "a = 1\n", 4), ("no-test", "b\n", 12)]
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README.md yet")
 def test_the_readmes_blocks_run(tmp_path, monkeypatch):
     found = blocks(README.read_text(encoding="utf-8"))
     assert found, "the README shows how to use the package"
