@@ -48,6 +48,9 @@ class StudyArguments:
     _argument_group_name = "study"
 
     cold_share: float = field(default=0.1, metadata={"help": "Share of the items that join after training."})
+    embeddings: str = field(
+        default="text", metadata={"help": "text, or a .npy file: what is known of an item nobody has met yet."}
+    )
     codebook_sizes: str = field(default="[64, 64, 64]", metadata={"help": "Codes of every level."})
     preset: str = field(default="tiny", metadata={"help": "tiny, small or base."})
     model: str = field(default="{}", metadata={"help": "Further fields of HiGRConfig."})
@@ -56,6 +59,8 @@ class StudyArguments:
     results: str = field(default="results", metadata={"help": "Directory of the result rows."})
 
     def __post_init__(self) -> None:
+        if self.embeddings in ("collaborative", "both"):
+            raise ValueError("--embeddings must be known before anybody meets an item: text, or a .npy file")
         if not 0 < self.cold_share < 1:
             raise ValueError(f"--cold_share must lie between 0 and 1, got {self.cold_share}")
 
@@ -67,8 +72,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     )
     arguments.remove_unused_columns = False
     log, splits = load_splits(data)
-    # Texts are all that is known of an item nobody has met yet.
-    embeddings = item_embeddings(log.items, kind="text")
+    embeddings = item_embeddings(log.items, kind=study.embeddings)
     draw = np.random.default_rng(arguments.seed)
     cold = np.sort(draw.choice(len(log.items), max(1, round(study.cold_share * len(log.items))), replace=False))
     cold_ids = {log.item_ids[row] for row in cold.tolist()}

@@ -32,7 +32,7 @@ class StudyArguments:
 
     model: str = field(default="runs/quickstart/model", metadata={"help": "Directory with model and tokenizer."})
     generation: str = field(
-        default="{slate_mode: plan_once, num_beams: 20, rerank_weight: 1.0}",
+        default="{slate_mode: sequential, num_beams: 20}",
         metadata={"help": "Arguments of generate, as YAML or JSON."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the model's training, for the result rows."})
