@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
+from .architectures import ARCHITECTURES, architecture
 from .modeling_higr import HiGRForSlateGeneration
 from .tokenization_higr import HiGRTokenizer
-from .utils.atomic import atomic_directory, recover_directory
+from .utils import atomic_directory, check_sums, recover_directory, write_sums
 from .vocabulary_higr import SPECIAL_TOKENS
 
 TOKENIZER_FILES = ("tokenizer_config.json", *HiGRTokenizer.vocab_files_names.values())
@@ -78,7 +79,8 @@ def save_checkpoint(
     """Write model, tokenizer, generation defaults and code into one directory that loads by itself.
 
     The directory appears when it is complete: a full disk or a kill leaves what was there before. It replaces a
-    directory of that name as a whole. The model's configuration is given the tokenizer's fingerprint.
+    directory of that name as a whole. The model's configuration is given the tokenizer's fingerprint. `SHA256SUMS`
+    lists what weights and tables add up to.
 
     Args:
         directory: where to.
@@ -107,6 +109,7 @@ def save_checkpoint(
             tokenizer.save_pretrained(folder)
         except SafetensorError as error:  # how its library reports a failed write
             raise OSError(f"Writing the tensors of {directory} failed: {error}") from error
+        write_sums(folder, [path.name for path in folder.glob("*.safetensors")])
         for name, content in (extra_files or {}).items():
             target = folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts or target.exists():
@@ -126,24 +129,26 @@ def load_checkpoint(directory: str | os.PathLike, **kwargs: Any) -> tuple[HiGRFo
 
     Args:
         directory: where it is.
-        **kwargs: for `HiGRForSlateGeneration.from_pretrained`, such as `dtype` or `attn_implementation`.
+        **kwargs: for the model's `from_pretrained`, such as `dtype` or `attn_implementation`.
 
     Returns:
-        The model, in evaluation mode, and its tokenizer.
+        The model, of the class that its configuration names, in evaluation mode, and its tokenizer.
 
     Raises:
         FileNotFoundError: when there is no such directory.
-        CheckpointError: for a missing, truncated or corrupt file, by its name; for weights that are not there; for a
-            tokenizer of another model.
+        CheckpointError: for a missing, truncated or corrupt file, by its name, a single flipped bit of weights or
+            tables included; for weights that are not there; for a tokenizer of another model.
     """
     directory = Path(directory)
     recover_directory(directory)  # a save that was killed between its two renames
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no checkpoint directory {directory}: save one, or correct the path.")
     _check_files(directory)
+    name = _read_json(directory / "config.json").get("model_type")
+    _, model_class = architecture(name if name in ARCHITECTURES else "higr")  # which says what is wrong with another
     try:
         tokenizer = HiGRTokenizer.from_pretrained(directory, local_files_only=True)
-        model, report = HiGRForSlateGeneration.from_pretrained(
+        model, report = model_class.from_pretrained(
             directory, local_files_only=True, output_loading_info=True, **kwargs
         )
     except (ValueError, OSError, RuntimeError) as error:
@@ -156,7 +161,40 @@ def load_checkpoint(directory: str | os.PathLike, **kwargs: Any) -> tuple[HiGRFo
             )
     _check_fingerprint(model, tokenizer, directory)
     check_agreement(model, tokenizer)
+    try:
+        check_sums(directory)  # last: whatever else is wrong has a message that says more
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     return model.eval(), tokenizer
+
+
+def load_release(place: str, revision: str | None = None) -> tuple[HiGRForSlateGeneration, HiGRTokenizer]:
+    """[`load_checkpoint`] for a directory or an id on the Hub, by this package's own classes: no code is run.
+
+    Args:
+        place: the directory, or the id.
+        revision: commit, tag or branch on the Hub.
+
+    Raises:
+        FileNotFoundError: for a path where nothing is.
+        OSError: for an id that the Hub does not have or show.
+        CheckpointError: as [`load_checkpoint`].
+
+    Example:
+        >>> model, tokenizer = load_release("runs/quickstart/model")
+    """
+    if Path(place).is_dir() or not may_be_hub_id(place):
+        return load_checkpoint(place)
+    tokenizer = HiGRTokenizer.from_pretrained(place, revision=revision)
+    model = HiGRForSlateGeneration.from_pretrained(place, revision=revision).eval()
+    _check_fingerprint(model, tokenizer)
+    check_agreement(model, tokenizer)
+    return model, tokenizer
+
+
+def may_be_hub_id(place: str) -> bool:
+    """Whether this could be `name` or `owner/name`, and is not plainly a path."""
+    return place.count("/") <= 1 and not place.startswith((".", "/", "~")) and not place.endswith("/")
 
 
 def _check_fingerprint(model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer, directory: Path | None = None) -> None:

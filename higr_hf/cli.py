@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .modeling_higr import HiGRForSlateGeneration
-    from .tokenization_higr import HiGRTokenizer
+from .item_categories import CATEGORIES_FILE, find_categories, items_of, read_categories
 
-CATEGORIES_FILE = "item_categories.json"
+if TYPE_CHECKING:
+    from .tokenization_higr import HiGRTokenizer
 
 
 class CommandError(Exception):
@@ -133,11 +132,12 @@ def _inspect_parser(commands: Any) -> None:
 
 def _recommend(options: argparse.Namespace) -> None:
     from .batch_scoring import recommend_lines
+    from .checkpoint import load_release
     from .pipeline_higr import SlateRecommendationPipeline
 
     if options.batch_size < 1:
         raise CommandError(f"--batch-size must be at least 1, got {options.batch_size}.")
-    model, tokenizer = load(options.place, options.revision)
+    model, tokenizer = load_release(options.place, options.revision)
     pipeline = SlateRecommendationPipeline(model, tokenizer, device=options.device)
     names = {"slate_size": "slate_size", "beams": "num_beams", "mode": "slate_mode", "rerank_weight": "rerank_weight"}
     given = {argument: getattr(options, name) for name, argument in names.items()}
@@ -165,25 +165,6 @@ def _recommend(options: argparse.Namespace) -> None:
             sink.flush()
 
 
-def load(place: str, revision: str | None = None) -> tuple[HiGRForSlateGeneration, HiGRTokenizer]:
-    """Model and tokenizer of a directory or a Hub id, which are made sure to belong together."""
-    from .checkpoint import check_agreement, load_checkpoint
-    from .modeling_higr import HiGRForSlateGeneration
-    from .tokenization_higr import HiGRTokenizer
-
-    if Path(place).is_dir() or not _may_be_hub_id(place):
-        return load_checkpoint(place)
-    tokenizer = HiGRTokenizer.from_pretrained(place, revision=revision)
-    model = HiGRForSlateGeneration.from_pretrained(place, revision=revision).eval()
-    model.check_tokenizer(tokenizer)
-    check_agreement(model, tokenizer)
-    return model, tokenizer
-
-
-def _may_be_hub_id(place: str) -> bool:
-    return place.count("/") <= 1 and not place.startswith((".", "/", "~")) and not place.endswith("/")
-
-
 def _opened(path: str, mode: str) -> Any:
     """A text file, or stdin / stdout, which stay open."""
     if path == "-":
@@ -199,18 +180,18 @@ def _split(text: str, titles: bool) -> list[str]:
 
 def _of_category(options: argparse.Namespace, tokenizer: HiGRTokenizer) -> list[str]:
     """The catalogue's items of `--category`."""
-    from .inspection import read_categories
-
-    path = Path(options.items) if options.items else Path(options.place) / CATEGORIES_FILE
-    if not path.is_file():
-        raise CommandError(f"--category needs the items' categories: there is no {path}; name a file with --items.")
-    categories = read_categories(path)
-    wanted = options.category.casefold()
-    found = [item for item in tokenizer.item_ids if wanted in {name.casefold() for name in categories.get(item, [])}]
-    if not found:
-        known = sorted({name for names in categories.values() for name in names})
-        raise CommandError(f"no item has the category {options.category!r}; there are {', '.join(known[:40])}.")
-    return found
+    if options.items:
+        if not Path(options.items).is_file():
+            raise CommandError(f"--items: there is no {options.items}.")
+        categories = read_categories(Path(options.items))
+    else:
+        categories = find_categories(options.place, options.revision)
+    if categories is None:
+        raise CommandError(
+            f"--category needs the items' categories: {options.place} has no {CATEGORIES_FILE}; name a file with "
+            "--items."
+        )
+    return items_of(categories, [options.category], tokenizer.item_ids)
 
 
 def _slate_text(slate: list[dict[str, Any]]) -> str:
@@ -229,13 +210,14 @@ def _named(place: dict[str, Any]) -> str:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from .checkpoint import may_be_hub_id
     from .inspection import describe, describe_item, describe_prefix, parse_prefix, to_text
     from .pipeline_higr import ItemNames
     from .tokenization_higr import HiGRTokenizer
 
     if Path(options.place).exists() and not Path(options.place).is_dir():
         raise CommandError(f"{options.place} is a file: name the directory of a tokenizer or model.")
-    if not Path(options.place).is_dir() and not _may_be_hub_id(options.place):
+    if not Path(options.place).is_dir() and not may_be_hub_id(options.place):
         raise CommandError(f"There is no directory {options.place}.")
     try:
         tokenizer, config = _read_for_inspection(options.place, options.revision, HiGRTokenizer)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,41 +133,6 @@ def parse_prefix(tokenizer: HiGRTokenizer, text: str) -> list[int]:
         if not 0 <= code < size:
             raise ValueError(f"{text!r} is no prefix of a semantic ID: level {level} has the codes 0 to {size - 1}.")
     return codes
-
-
-def read_categories(path: Path) -> dict[str, list[str]]:
-    """Categories by item id.
-
-    Args:
-        path: a JSON object of lists, or a csv, tsv, parquet or JSON-lines table with `item_id` and `categories`
-            (lists, or names separated by `|`).
-
-    Raises:
-        ValueError: for a file that cannot be read so.
-    """
-    if path.suffix == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no valid JSON: {error}") from error
-        if not isinstance(content, dict) or not all(isinstance(names, list) for names in content.values()):
-            raise ValueError(f"{path} must be an object of item id: [category, ...].")
-        return content
-    import pandas as pd  # the one thing here that needs it
-
-    readers = {
-        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False),
-        ".tsv": lambda: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
-        ".parquet": lambda: pd.read_parquet(path),
-        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
-    }
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: item tables are {', '.join(['.json', *readers])}.")
-    table = readers[path.suffix]()
-    if not {"item_id", "categories"} <= set(table.columns):
-        raise ValueError(f"{path} has the columns {list(table.columns)}; it needs item_id and categories.")
-    names = [value.split("|") if isinstance(value, str) else list(value) for value in table["categories"]]
-    return {str(item): [name for name in found if name] for item, found in zip(table["item_id"], names, strict=True)}
 
 
 def to_text(content: dict[str, Any], indent: int = 0) -> str:

@@ -267,6 +267,20 @@ def test_a_damaged_file_is_named(checkpoint, name, damage):
     assert "missing" in str(caught.value) if damage == "missing" else "truncated or corrupt" in str(caught.value)
 
 
+def test_one_flipped_bit_of_a_weight_is_found(checkpoint):
+    path, sums = checkpoint / "model.safetensors", checkpoint / "SHA256SUMS"
+    weights = load_file(path)
+    weights["model.planner.proj.weight"].view(torch.int32)[0, 0] ^= 1  # no size, shape or fingerprint gives it away
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not the file that was saved"):
+        load_checkpoint(checkpoint)
+    sums.write_text("../../secret  ../x\n")
+    with pytest.raises(CheckpointError, match="line 1 is no checksum of a file beside it"):
+        load_checkpoint(checkpoint)
+    sums.unlink()
+    load_checkpoint(checkpoint)  # changed on purpose
+
+
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])
 def test_plain_loading_names_truncated_weights(checkpoint, size):
     path = checkpoint / "model.safetensors"

@@ -172,7 +172,7 @@ def test_a_category_restricts(model_dir, tmp_path, capsys, kind):
         (["--history", "i1", "--slate-size", "0"], "slate_size must be at least 1"),
         (["--history", "i1", "--slate-size", "24"], "only 23 legal items for a slate of 24"),
         (["--history", "i1", "--category", "Green"], "no item has the category 'Green'; there are Even, Odd."),
-        (["--history", "i1", "--category", "Odd", "--items", "nowhere.csv"], "there is no nowhere.csv"),
+        (["--history", "i1", "--category", "Odd", "--items", "nowhere.csv"], "--items: there is no nowhere.csv"),
         (["--history", "i1", "--output", "x.jsonl"], "--output goes with --input"),
         (["--input", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--input", "-", "--batch-size", "0"], "--batch-size must be at least 1"),
@@ -180,6 +180,12 @@ def test_a_category_restricts(model_dir, tmp_path, capsys, kind):
 )
 def test_what_goes_wrong_is_one_line(model_dir, capsys, options, message):
     assert message in fails(capsys, "recommend", model_dir, *options)
+
+
+def test_a_model_without_categories_says_how_to_name_them(model_dir, tmp_path, capsys):
+    bare = save_checkpoint(tmp_path / "model", *load_checkpoint(model_dir))
+    said = fails(capsys, "recommend", bare, "--history", "i1", "--category", "Odd")
+    assert "has no item_categories.json; name a file with --items" in said
 
 
 def test_a_place_without_a_model_is_said(model_dir, tmp_path, capsys):

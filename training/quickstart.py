@@ -26,6 +26,7 @@ from higr_hf.evaluation import EvaluationResult, Report, SlateExample
 from higr_hf.evaluation.plots import plot_code_usage, plot_diversity, plot_training
 from higr_hf.evaluation.results import current_command
 from higr_hf.experiment import Experiment
+from higr_hf.item_categories import categories_file
 from higr_hf.semantic_ids import fit_semantic_ids
 from higr_hf.semantic_ids.fit import FitSettings
 from higr_hf.tokenization_higr import HiGRTokenizer
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
                 arguments.resume_from_checkpoint, Path(arguments.output_dir), tokenizer
             )
         )
-        save_checkpoint(output / "model", experiment.model, tokenizer)
+        save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     with stage("Evaluation"):
         evaluator = experiment.evaluator("test")
         popular = Popularity(tokenizer.item_ids).fit(splits["train"])

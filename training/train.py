@@ -22,6 +22,7 @@ from transformers import set_seed
 from higr_hf.checkpoint import TOKENIZER_FILES, save_checkpoint
 from higr_hf.data.encoding import FeatureEdges
 from higr_hf.experiment import Experiment
+from higr_hf.item_categories import categories_file
 from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if not trainer.is_world_process_zero():
         return {}
     result = experiment.evaluate("validation")
-    save_checkpoint(output / "model", experiment.model, tokenizer)
+    save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     atomic_write_json(
         output / "validation.json",
         {

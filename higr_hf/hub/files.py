@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from ..cards.dataset import ABOUT_FILE
 from ..cards.metadata import LICENSE_FILE
 from ..checkpoint import TOKENIZER_FILES, CheckpointError, check_agreement, load_checkpoint
+from ..item_categories import CATEGORIES_FILE
 from ..modeling_crq_vae import CRQVAEModel
 from ..tokenization_higr import HiGRTokenizer
 from .errors import HubError
@@ -21,6 +22,7 @@ from .errors import HubError
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_OPTIONAL = ("generation_config.json", CATEGORIES_FILE)
 QUANTIZER_FOLDER = "quantizer"
 IMAGES = (".png", ".svg", ".jpg", ".jpeg", ".webp", ".gif")
 _IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)>\s]+)>?[^)]*\)")
@@ -56,7 +58,7 @@ class ReleaseFile:
 
 
 def model_files(directory: str | Path) -> list[ReleaseFile]:
-    """A model with its tokenizer: weights, configuration, generation defaults, item table, code and card.
+    """A model with its tokenizer: weights, configuration, generation defaults, item table, categories, code and card.
 
     The directory is loaded first, so that nothing half-written, corrupt or mixed is ever uploaded. Optimiser states,
     trainer checkpoints, logs and whatever else lies there are left out.
@@ -68,8 +70,7 @@ def model_files(directory: str | Path) -> list[ReleaseFile]:
     directory = Path(directory)
     load_checkpoint(directory)
     names = [*_weight_names(directory), *TOKENIZER_FILES]
-    if (directory / "generation_config.json").is_file():
-        names.append("generation_config.json")
+    names += [name for name in _OPTIONAL if (directory / name).is_file()]
     return [
         _json_file(directory, "config.json"),
         *(_json_file(directory, name) for name in names if name == "tokenizer_config.json"),

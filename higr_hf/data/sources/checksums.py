@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
-from ...utils import atomic_write_json
+from ...utils import atomic_write_json, file_digest
 from ..errors import DataError
 
 MANIFEST = "manifest.json"
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as source:
-        while piece := source.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def check_digest(path: Path, expected: str | None, origin: str = "") -> None:
