@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from .configuration_higr import HiGRConfig
+from .architectures import architecture
 from .data.collators import SlateCollator
 from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout, encode_sequences
 from .evaluation import EvaluationResult, SlateEvaluator
-from .modeling_higr import HiGRForSlateGeneration
 from .recommender import SlateRecommender
 from .trainer import SlateTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from .modeling_higr import HiGRForSlateGeneration
     from .tokenization_higr import HiGRTokenizer
 
 
@@ -30,6 +30,7 @@ class ExperimentSettings:
 
     Args:
         preset: size of the model, see [`HiGRConfig.from_preset`].
+        architecture: `higr`, or `onerec` for the flat decoder of the same size.
         model: further fields of the configuration.
         collator: fields of [`SlateCollator`].
         generation: how slates are decoded in evaluation, arguments of `generate`.
@@ -40,6 +41,7 @@ class ExperimentSettings:
     """
 
     preset: str = "tiny"
+    architecture: str = "higr"
     model: Mapping[str, Any] = field(default_factory=dict)
     collator: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +93,8 @@ class Experiment:
                     "make the tokenizer with the same edges."
                 )
         torch.manual_seed(seed)
-        self.config = HiGRConfig.from_preset(
+        config_class, model_class = architecture(settings.architecture)
+        self.config = config_class.from_preset(
             settings.preset,
             **{
                 "codebook_sizes": list(tokenizer.codebook_sizes),
@@ -105,7 +108,7 @@ class Experiment:
                 **settings.model,
             },
         )
-        self.model = HiGRForSlateGeneration(self.config)
+        self.model = model_class(self.config)
         self.model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)), torch.as_tensor(np.array(tokenizer.active)))
 
     def collator(self) -> SlateCollator:

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from higr_hf.architectures import architecture
 from higr_hf.configuration_higr import HiGRConfig
 from higr_hf.data.collators import SlateCollator
 from higr_hf.data.encoding import FeatureEdges
@@ -24,9 +25,7 @@ _MODEL = set(HiGRConfig.__annotations__) - {
     "time_edges", "tokenizer_fingerprint", "vocab_size",
 }  # fmt: skip
 _COLLATOR = {entry.name for entry in dataclasses.fields(SlateCollator)} - {"layout", "slate_size", "last_slate_only"}
-_GENERATION = set(inspect.signature(HiGRForSlateGeneration.generate).parameters) - {
-    "self", "kwargs", "attention_mask", "exclude", "input_ids", "return_dict_in_generate", "slate_size",
-}  # fmt: skip
+_GIVEN = {"self", "kwargs", "attention_mask", "exclude", "input_ids", "return_dict_in_generate", "slate_size"}
 
 
 @dataclass
@@ -35,6 +34,9 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
+    architecture: str = field(
+        default="higr", metadata={"help": "higr, or onerec: the flat decoder of the same size, to compare with."}
+    )
     preset: str = field(default="tiny", metadata={"help": "tiny, small or base."})
     model: str = field(default="{}", metadata={"help": "Further fields of HiGRConfig, such as '{dropout: 0.2}'."})
     collator: str = field(default="{}", metadata={"help": "Fields of SlateCollator, such as '{num_windows: 8}'."})
@@ -54,9 +56,10 @@ class ModelArguments:
         """As an [`ExperimentSettings`]; an unknown key ends the script."""
         return ExperimentSettings(
             preset=self.preset,
+            architecture=self.architecture,
             model=mapping("model", self.model, _MODEL),
             collator=mapping("collator", self.collator, _COLLATOR),
-            generation=generation_of(self.generation),
+            generation=generation_of(self.generation, architecture(self.architecture)[1]),
             wish=self.wish,
             exclude_history=self.exclude_history,
             eval_users=self.eval_users,
@@ -72,9 +75,11 @@ class ModelArguments:
         return edges
 
 
-def generation_of(value: str | Mapping[str, Any]) -> dict[str, Any]:
+def generation_of(
+    value: str | Mapping[str, Any], model_class: type[HiGRForSlateGeneration] = HiGRForSlateGeneration
+) -> dict[str, Any]:
     """The option `--generation`, known keys only: a typing error would else show after the first epoch."""
-    return mapping("generation", value, _GENERATION)
+    return mapping("generation", value, set(inspect.signature(model_class.generate).parameters) - _GIVEN)
 
 
 def check_wish(wish: int | None, edges: FeatureEdges) -> None:

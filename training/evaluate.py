@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     options, data = parse_recipe((EvaluateArguments, DataArguments), argv, description=__doc__ or "")
     if not options.model:
         raise SystemExit("error: --model is missing: the directory that training wrote, such as runs/quickstart/model")
-    generation = generation_of(options.generation)
     model, tokenizer = load_checkpoint(options.model)
+    generation = generation_of(options.generation, type(model))
     if data.slate_size > model.config.slate_size:
         raise SystemExit(
             f"error: --slate_size {data.slate_size} would ask for events that the model, trained for slates of "
@@ -79,8 +79,9 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     )
     result = evaluator.evaluate(recommender, desc="Decoding slates")
     popular = Popularity(tokenizer.item_ids).fit(splits["train"])
+    name = model.config.model_type
     systems = {
-        "higr": result,
+        name: result,
         "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
     }
     report = Report(
@@ -111,7 +112,7 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
                 study="benchmark",
                 dataset=data.name if options.split == "test" else f"{data.name}-{options.split}",
                 system=system,
-                variant=options.variant if system == "higr" else "none",
+                variant=options.variant if system == name else "none",
                 metrics=judged.metrics,
                 seed=options.seed,
                 seconds=judged.timings["seconds"],
