@@ -1,7 +1,24 @@
-"""The systems HiGR is measured against, behind one small interface: `fit`, then `recommend`."""
+"""The systems HiGR is measured against, behind one small interface: `fit`, `recommend`, `save_pretrained`."""
 
 from __future__ import annotations
 
+from .base import Baseline, ScoringBaseline
+from .ease import EASE
+from .onerec import OneRecConfig, OneRecForSlateGeneration, OneRecModel
 from .popularity import Popularity
+from .ranking import top_items
+from .sequential import HSTU, BERT4Rec, SASRec
 
-__all__ = ["Popularity"]
+__all__ = [
+    "EASE",
+    "HSTU",
+    "BERT4Rec",
+    "Baseline",
+    "OneRecConfig",
+    "OneRecForSlateGeneration",
+    "OneRecModel",
+    "Popularity",
+    "SASRec",
+    "ScoringBaseline",
+    "top_items",
+]

@@ -2,60 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..data.embeddings import training_sequences
+from .base import Arrays, Baseline, check_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class Popularity:
-    """Recommends the items that occur most often in the training histories.
+class Popularity(Baseline):
+    """Recommends the items that occur most often in training, every event counted once.
 
     Args:
         item_ids: the catalogue; the place in it is the item index.
 
     Example:
         >>> from datasets import Dataset
-        >>> train = Dataset.from_dict({"history_item_ids": [["a", "b"], ["b", "c"]]})
-        >>> popularity = Popularity(["a", "b", "c"]).fit(train)
-        >>> popularity.recommend([[], [1]], slate_size=2).tolist()
+        >>> rows = {"user_id": ["u", "v"], "history_item_ids": [["a", "b"], ["b"]], "target_item_ids": [[], ["c"]]}
+        >>> popularity = Popularity(["a", "b", "c"]).fit(Dataset.from_dict(rows))
+        >>> popularity.recommend([[], [1]], slate_size=2, exclude=[[], [1]]).tolist()
         [[1, 0], [0, 2]]
     """
 
-    def __init__(self, item_ids: Sequence[str]) -> None:
-        self.item_ids = list(item_ids)
-        self.ranking = np.arange(len(self.item_ids))
+    kind = "popularity"
 
-    def fit(self, train: Dataset) -> Popularity:
-        """Count the items of a split's `history_item_ids`; ties keep the catalogue's order."""
-        index = {item: row for row, item in enumerate(self.item_ids)}
-        counts = np.zeros(len(self.item_ids), dtype=np.int64)
-        for row in train["history_item_ids"]:
-            np.add.at(counts, [index[item] for item in row if item in index], 1)
-        self.ranking = np.argsort(-counts, kind="stable")
+    def __init__(self, item_ids: Sequence[str]) -> None:
+        super().__init__(item_ids)
+        self.counts = np.zeros(self.num_items, dtype=np.int64)
+
+    @property
+    def ranking(self) -> np.ndarray:
+        """Item indices int64 `[N]`, most frequent first; ties keep the catalogue's order."""
+        return np.argsort(-self.counts, kind="stable")
+
+    def fit(self, train: Dataset, validation: Dataset | None = None) -> Popularity:
+        """Count the events of the training split."""
+        # Rows of real lists share their histories, so rows are no unit to count by.
+        events, _ = training_sequences(train, self.item_ids)
+        self.counts = np.bincount(events, minlength=self.num_items)
         return self
 
-    def recommend(self, excluded: Sequence[Sequence[int]], slate_size: int) -> np.ndarray:
-        """Slates for users who may not get some items.
-
-        Args:
-            excluded: item indices each user may not get.
-            slate_size: M.
-
-        Returns:
-            int64 `[users, M]` item indices, -1 where a user has nothing left.
-        """
-        slates = np.full((len(excluded), slate_size), -1, dtype=np.int64)
-        for user, items in enumerate(excluded):
+    def recommend(
+        self, histories: Sequence[np.ndarray], slate_size: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> np.ndarray:
+        """The same ranking for everybody, less what each user may not get; see [`Baseline.recommend`]."""
+        ranking = self.ranking
+        slates = np.full((len(histories), slate_size), -1, dtype=np.int64)
+        for user in range(len(histories)):
+            forbidden = np.unique(np.asarray([] if exclude is None else exclude[user], dtype=np.int64))
             # Nothing past the first M + E places of the ranking can be needed.
-            head = self.ranking[: slate_size + len(items)]
-            free = head[~np.isin(head, np.asarray(items, dtype=np.int64))][:slate_size]
+            head = ranking[: slate_size + len(forbidden)]
+            free = head[~np.isin(head, forbidden)][:slate_size]
             slates[user, : len(free)] = free
         return slates
 
-    def __call__(self, batch: Mapping[str, Any], slate_size: int = 5) -> np.ndarray:
-        """Slates for a batch of [`SlateEvaluator`]."""
-        return self.recommend(batch["exclude_indices"], slate_size)
+    def num_parameters(self) -> int:
+        """One count an item."""
+        return self.num_items
+
+    def arrays(self) -> Arrays:
+        """`counts`, int64 `[N]`."""
+        return {"counts": self.counts}
+
+    def load_arrays(self, arrays: Arrays) -> None:
+        """Take up the counts."""
+        check_rows(self, arrays, counts=(self.num_items,))
+        self.counts = arrays["counts"]
