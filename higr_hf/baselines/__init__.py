@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .base import Baseline, ScoringBaseline
 from .ease import EASE
+from .item_vectors import SASRecItemVectors
+from .mixture import Mixture
 from .onerec import OneRecConfig, OneRecForSlateGeneration, OneRecModel
 from .popularity import Popularity
 from .ranking import top_items
@@ -14,11 +16,13 @@ __all__ = [
     "HSTU",
     "BERT4Rec",
     "Baseline",
+    "Mixture",
     "OneRecConfig",
     "OneRecForSlateGeneration",
     "OneRecModel",
     "Popularity",
     "SASRec",
+    "SASRecItemVectors",
     "ScoringBaseline",
     "top_items",
 ]

@@ -124,10 +124,9 @@ class Baseline(ABC):
             kind, settings, item_ids = config["kind"], config["settings"], config["item_ids"]
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder} holds no whole baseline ({error!r}): fit and save it again.") from error
-        found = _KINDS.get(kind)
-        if found is None or not issubclass(found, cls):
+        if kind not in _KINDS or not issubclass(_KINDS[kind], cls):
             raise ValueError(f"{folder} holds a baseline of the kind {kind!r}, which is no {cls.__name__}.")
-        baseline = found(item_ids, **settings)
+        baseline = _KINDS[kind](item_ids, **settings)
         baseline.load_arrays(arrays)
         return baseline
 
@@ -159,6 +158,21 @@ class ScoringBaseline(Baseline):
             slates.append(top_items(block, slate_size, forbidden))
             row += len(block)
         return np.concatenate(slates)
+
+
+def baseline_class(kind: str) -> type[Baseline]:
+    """The class of a kind.
+
+    Raises:
+        ValueError: for a kind that does not exist.
+
+    Example:
+        >>> baseline_class("ease").__name__
+        'EASE'
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"There is no baseline of the kind {kind!r}; there are {sorted(_KINDS)}.")
+    return _KINDS[kind]
 
 
 def check_rows(baseline: Baseline, arrays: Arrays, **shapes: tuple[int, ...]) -> None:

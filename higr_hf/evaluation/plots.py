@@ -1,4 +1,4 @@
-"""The three pictures of a run. They need matplotlib (`pip install higr_hf[plots]`) and no display."""
+"""Pictures of runs and comparisons. They need matplotlib (`pip install higr_hf[plots]`) and no display."""
 
 from __future__ import annotations
 
@@ -134,4 +134,27 @@ def plot_diversity(
     axis.plot([low, high], [low, high], color="grey", linewidth=1, label="equal")
     axis.set(xlabel="history diversity", ylabel="slate diversity", title="Intra-list diversity")
     axis.legend()
+    return _save(figure, path)
+
+
+def plot_scores(scores: Mapping[str, Sequence[float]], path: str | os.PathLike, title: str) -> Path:
+    """Systems by their mean score, best on top, with a point for every seed.
+
+    Args:
+        scores: system -> its score with each seed.
+        path: the picture.
+        title: what the score is.
+
+    Raises:
+        ValueError: for no systems, or one without scores.
+    """
+    if not scores or not all(len(values) for values in scores.values()):
+        raise ValueError("Every system needs at least one score, and there must be a system.")
+    names = sorted(scores, key=lambda name: float(np.mean(scores[name])))
+    figure, (axis,) = _figure()
+    figure.set_size_inches(7.5, 1.2 + 0.32 * len(names))
+    axis.barh(names, [float(np.mean(scores[name])) for name in names], color="lightsteelblue")
+    for place, name in enumerate(names):
+        axis.plot(scores[name], [place] * len(scores[name]), "o", color="black", markersize=3)
+    axis.set(title=title)
     return _save(figure, path)

@@ -7,7 +7,14 @@ import builtins
 import numpy as np
 import pytest
 
-from higr_hf.evaluation.plots import code_usage, plot_code_usage, plot_diversity, plot_training, training_series
+from higr_hf.evaluation.plots import (
+    code_usage,
+    plot_code_usage,
+    plot_diversity,
+    plot_scores,
+    plot_training,
+    training_series,
+)
 
 LOG = [
     {"step": 1, "loss": 3.0, "epoch": 0.5},
@@ -37,6 +44,7 @@ def test_pictures_are_written(tmp_path):
         plot_training(LOG[:2], tmp_path / "b.png"),
         plot_code_usage(np.array([[0, 1], [1, 0]]), [2, 2], tmp_path / "c.png"),
         plot_diversity(np.array([0.1, 0.2, np.nan]), np.array([0.3, np.nan, 0.1]), tmp_path / "d.png"),
+        plot_scores({"higr": [0.1, 0.2], "ease": [0.1]}, tmp_path / "e.png", "ndcg@5"),
     ]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert plot_code_usage(np.array([[0]]), [1], tmp_path / "e.svg").read_text().startswith("<?xml")
