@@ -16,7 +16,7 @@ else
 PIP_CONSTRAINTS := -c constraints-cpu.txt
 endif
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test lint format rectools benchmark clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,5 +45,18 @@ test: install lint ## environment, install, lint, the whole test suite
 quickstart: install ## MovieLens-100K from log to slates, in minutes
 	$(BIN)/python -m training.quickstart --output_dir runs/quickstart
 
+# RecTools wants NumPy below 2: an environment of its own, run as a worker process.
+RECTOOLS_VENV ?= .venv-rectools
+
+rectools: $(RECTOOLS_VENV)/.installed ## make the environment of SASRec, BERT4Rec and HSTU
+
+$(RECTOOLS_VENV)/.installed: training/rectools-requirements.txt constraints-cpu.txt
+	$(PYTHON) -m venv $(RECTOOLS_VENV)
+	$(RECTOOLS_VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_CONSTRAINTS) -r training/rectools-requirements.txt
+	touch $@
+
+benchmark: install rectools ## every system on the same work; resumes where it stopped, writes BENCHMARK.md
+	HIGR_RECTOOLS_PYTHON=$(RECTOOLS_VENV)/bin/python $(BIN)/python -m training.benchmark
+
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(RECTOOLS_VENV) runs

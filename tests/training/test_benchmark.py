@@ -1,0 +1,248 @@
+"""The benchmark on a log of its own: trials, seeds, resuming, rows, and exact figures of the simplest systems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
+from tests.training.workspace import COLUMNS, write_log
+from training import _benchmark_systems, benchmark
+from training._benchmark_plan import load_plan
+
+LOG = {"num_users": 40, "length": 18, "noise": 0.3}
+EASE = {"kind": "ease", "system": "ease", "deterministic": True, "trials": [{"l2": 1.0}, {"l2": 20.0}, {"l2": 400.0}]}
+ITEM_VECTORS = {
+    "kind": "sasrec-item-vectors",
+    "system": "sasrec",
+    "variant": "HiGR's item vectors",
+    "tokenizer": "ids",
+    "settings": {"hidden_size": 16, "intermediate_size": 32, "blocks": 1, "max_history": 10, "batch_size": 16},
+    "trials": [{"epochs": 1, "eval_every": 1}, {"epochs": 2, "eval_every": 1}, {"epochs": 3, "eval_every": 1}],
+}
+MIXTURE = {
+    "kind": "mixture",
+    "system": "sasrec",
+    "variant": "+ EASE",
+    "parts": ["sasrec", "ease"],
+    "trials": [{"weight": 0.5}, {"weight": 1.0}, {"weight": 4.0}],
+}
+
+
+def plan(folder: Path, systems: dict[str, Any], name: str = "plan", **options: Any) -> Path:
+    data = {
+        "interactions": str(folder / "log.csv"),
+        "items": str(folder / "items.csv"),
+        "columns": COLUMNS,
+        "view_rule": "rating >= 4",
+    }
+    tokenizers = {"ids": {"method": "rq-kmeans", "embeddings": "collaborative", "codebook_sizes": [8, 8, 8]}}
+    content = {
+        "datasets": {"own": data},
+        "systems": systems,
+        "tokenizers": tokenizers,
+        "diversity_embeddings": "collaborative",
+        **options,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmark")
+    write_log(folder, **LOG)
+    return folder
+
+
+def run(folder: Path, path: Path, name: str = "units", **options: Any) -> dict[str, dict[str, list[EvaluationResult]]]:
+    given = {"plan": path, "output_dir": folder / name, "results": folder / f"{name}-results", **options}
+    given.setdefault("document", folder / "none.md")
+    return benchmark.main([word for key, value in given.items() for word in (f"--{key}", str(value))])
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A whole benchmark of four systems, two seeds."""
+    systems = {
+        "popularity": {"kind": "popularity", "system": "popularity", "deterministic": True},
+        "ease": EASE,
+        "sasrec": ITEM_VECTORS,
+        "mixed": MIXTURE,
+    }
+    path = plan(folder, systems)
+    return path, run(folder, path, seeds="[0, 1]")["own"]
+
+
+def test_a_row_a_system_and_seed_and_one_of_deterministic_systems(folder, finished):
+    rows = read_rows(folder / "units-results" / "benchmark.jsonl")
+    assert [(row["system"], row["variant"], row["seed"]) for row in rows] == [
+        ("popularity", "none", 0),
+        ("ease", "none", 0),
+        ("sasrec", "HiGR's item vectors", 0),
+        ("sasrec", "HiGR's item vectors", 1),
+        ("sasrec", "+ EASE", 0),
+        ("sasrec", "+ EASE", 1),
+    ]
+    assert {row["dataset"] for row in rows} == {"own"}
+    for row in rows:
+        assert {"ndcg@5", "recall@5", "view_ndcg@5", "diversity", "coverage", "validity"} <= set(row["metrics"])
+        assert row["metrics"]["parameters"] > 0
+        assert row["n_users"] == 40
+
+
+def test_the_tuned_trial_is_the_best_on_validation(folder, finished):
+    outcomes = [json.loads(path.read_text()) for path in (folder / "units" / "own" / "ease").glob("*/unit.json")]
+    best = max(outcomes, key=lambda outcome: outcome["validation"]["ndcg@5"])
+    chosen = [path for path in (folder / "units" / "own" / "ease").iterdir() if (path / "test").is_dir()]
+    assert len(outcomes) == 3
+    assert [json.loads((path / "unit.json").read_text())["settings"] for path in chosen] == [best["settings"]]
+
+
+def test_popularity_and_ease_are_what_an_independent_count_gives(folder, finished):
+    """Exact figures by dense NumPy, from the log's own file."""
+    _, results = finished
+    (folder / "again").mkdir()
+    log = write_log(folder / "again", **LOG)
+    index = {item: row for row, item in enumerate(log.item_ids)}
+    events = log.interactions
+    sequences = [[index[item] for item in rows["item_id"]] for _, rows in events.groupby("user_id", sort=False)]
+    matrix = np.zeros((len(sequences), len(index)))
+    for user, items in enumerate(sequences):
+        matrix[user, items[:-10]] = 1
+    counts = np.bincount([item for items in sequences for item in items[:-10]], minlength=len(index))
+    chosen = next(path for path in (folder / "units" / "own" / "ease").iterdir() if (path / "test").is_dir())
+    l2 = json.loads((chosen / "unit.json").read_text())["settings"]["l2"]
+    inverse = np.linalg.inv(matrix.T @ matrix + l2 * np.eye(len(index)))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    for name, scored in (
+        ("popularity", lambda items: counts.astype(float)),
+        ("ease", lambda items: np.isin(np.arange(len(index)), items) @ weights),
+    ):
+        gains = []
+        for items in sequences:
+            history, target = items[:-5], set(items[-5:])
+            scores = scored(history)
+            order = [item for item in np.argsort(-scores, kind="stable").tolist() if item not in history][:5]
+            ideal = sum(1 / np.log2(place + 2) for place in range(len(target)))
+            gains.append(sum(1 / np.log2(place + 2) for place, item in enumerate(order) if item in target) / ideal)
+        assert results[name][0].metrics["ndcg@5"] == pytest.approx(np.mean(gains), abs=1e-9), name
+
+
+def test_run_again_it_trains_nothing_and_adds_no_row(folder, finished, monkeypatch):
+    path, first = finished
+    monkeypatch.setattr(_benchmark_systems, "baseline_class", None)
+    monkeypatch.setattr(benchmark, "fit_system", None)
+    before = (folder / "units-results" / "benchmark.jsonl").read_text()
+    again = run(folder, path, seeds="[0, 1]")["own"]
+    assert (folder / "units-results" / "benchmark.jsonl").read_text() == before
+    for name, results in first.items():
+        for one, other in zip(results, again[name], strict=True):
+            np.testing.assert_array_equal(one.slates, other.slates)
+
+
+def test_a_killed_unit_is_trained_again_and_no_other(folder, finished, monkeypatch):
+    path, _ = finished
+    trained: list[str] = []
+    fit = benchmark.fit_system
+
+    def killed(bench, system, *rest):
+        trained.append(system.name)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return fit(bench, system, *rest)
+
+    monkeypatch.setattr(benchmark, "fit_system", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, path, name="killed", only="ease")
+    run(folder, path, name="killed", only="ease")
+    assert trained == ["ease"] * 4  # the first, the killed one, and the two that were left
+    assert len(read_rows(folder / "killed-results" / "benchmark.jsonl")) == 1
+
+
+def test_another_setting_is_another_unit(folder, finished):
+    changed = plan(folder, {"ease": {**EASE, "trials": [{"l2": 3.0}]}}, "changed")
+    run(folder, changed)
+    folders = {path.name for path in (folder / "units" / "own" / "ease").iterdir()}
+    assert len(folders) == 4
+
+
+@pytest.mark.slow
+def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
+    higr = {
+        "kind": "slates",
+        "system": "higr",
+        "variant": "tiny",
+        "tokenizer": "ids",
+        "settings": {
+            "model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False},
+            "generation": {"slate_mode": "sequential", "num_beams": 4},
+            "diversity_embeddings": "collaborative",
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 16,
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        },
+    }
+    popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
+    document, tables = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
+    document.write_text("<!-- table:own -->\n<!-- /table -->\n")
+    tables.parent.mkdir()
+    tables.write_text(
+        yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
+    )
+    path = plan(folder, {"popularity": popularity, "higr": higr}, "higr")
+    results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
+    rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
+    paired = rows[-1]
+    assert (paired["dataset"], paired["system"], paired["variant"]) == (
+        "own-paired",
+        "popularity",
+        "none | higr: tiny",
+    )
+    values = [results[name][0].per_user["ndcg@5"] for name in ("higr", "popularity")]
+    expected = paired_bootstrap(*values)
+    assert paired["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
+    assert paired["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
+    assert "| higr | tiny |" in document.read_text()
+    assert (folder / "docs" / "plots" / "benchmark_own.png").is_file()
+    run(folder, path, name="higr", seeds="[0]", document=document)
+    assert len(read_rows(folder / "higr-results" / "benchmark.jsonl")) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"systems": {"ease": {**EASE, "tirals": []}}}, "unknown keys"),
+        ({"systems": {"ease": {**EASE, "kind": "eaze"}}}, "no baseline of the kind 'eaze'"),
+        ({"systems": {"ease": {**EASE, "system": "linear"}}}, "its system is 'linear'"),
+        ({"systems": {"mixed": MIXTURE}}, "its part 'sasrec' does not stand before it"),
+        ({"systems": {"ease": EASE, "m": {**MIXTURE, "parts": ["ease"]}}}, "two `parts`"),
+        ({"systems": {"s": {**ITEM_VECTORS, "tokenizer": "other"}}}, "no tokenizer 'other'"),
+        ({"systems": {"ease": EASE, "s": {**ITEM_VECTORS, "trials": [{}, {}]}}}, "same number of trials"),
+        ({"systems": {"ease": EASE}, "sead": 1}, "unknown keys"),
+    ],
+)
+def test_a_plan_that_cannot_be_run_or_is_unfair_is_refused(tmp_path, change, said):
+    with pytest.raises(ValueError, match=said):
+        load_plan(plan(tmp_path, **change))
+
+
+def test_names_that_are_not_in_the_plan(folder, finished):
+    with pytest.raises(SystemExit, match="no 'eese'; there are popularity, ease, sasrec, mixed"):
+        run(folder, finished[0], only="eese")
+
+
+def test_the_committed_plan_is_whole():
+    chosen = load_plan(benchmark.PLAN)
+    assert {"popularity", "ease", "sasrec", "bert4rec", "hstu", "sasrec+ease"} <= set(chosen.systems)

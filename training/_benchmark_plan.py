@@ -1,0 +1,118 @@
+"""What a benchmark consists of: datasets, systems, and the trials that tune each, read from one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from higr_hf.baselines.base import baseline_class
+from higr_hf.evaluation.results import SYSTEMS
+
+SLATES = "slates"
+"""Kind of the systems that `training.train` trains: HiGR and the flat decoder."""
+
+
+@dataclass(frozen=True)
+class SystemPlan:
+    """A line of the benchmark.
+
+    Attributes:
+        name: unique; what `--only` takes.
+        kind: a baseline's kind, or `slates` for what `training.train` trains.
+        system, variant: as in the result rows.
+        settings: common to all trials: the baseline's, or options of `training.train`.
+        trials: changes of the settings, one a trial, judged on validation; one empty trial where nothing is tuned.
+        by_dataset: dataset -> further changes of the settings there.
+        tokenizer: which of the plan's tokenizers gives the semantic IDs.
+        parts: names of the two systems that a mixture mixes.
+        deterministic: one seed is as good as many.
+    """
+
+    name: str
+    kind: str
+    system: str
+    variant: str = "none"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[Mapping[str, Any], ...] = ({},)
+    by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokenizer: str | None = None
+    parts: tuple[str, ...] = ()
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind != SLATES:
+            baseline_class(self.kind)
+        if self.system not in SYSTEMS:
+            raise ValueError(f"its system is {self.system!r}, expected one of {', '.join(SYSTEMS)}")
+        if not self.trials:
+            raise ValueError("it has no trials; one that tunes nothing is written []: leave the key out")
+        if (self.kind == "mixture") != (len(self.parts) == 2):
+            raise ValueError("a mixture, and nothing else, has two `parts`")
+
+    def settings_of(self, dataset: str, trial: int) -> dict[str, Any]:
+        """Settings of a trial on a dataset; the trial has the last word."""
+        return {**self.settings, **self.by_dataset.get(dataset, {}), **self.trials[trial]}
+
+
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """All of it.
+
+    Attributes:
+        datasets: name -> options of `DataArguments`.
+        systems: name -> its plan; a mixture comes after its parts.
+        tokenizers: name -> options of `training.fit_tokenizer`, and `by_dataset` changes of them.
+        tuned_on: seed of the trials.
+        slate_size, exclude_history, diversity_embeddings: the protocol, the same for every system.
+    """
+
+    datasets: Mapping[str, Mapping[str, Any]]
+    systems: Mapping[str, SystemPlan]
+    tokenizers: Mapping[str, Mapping[str, Any]]
+    tuned_on: int = 0
+    slate_size: int = 5
+    exclude_history: bool = True
+    diversity_embeddings: str = "text"
+
+
+def load_plan(path: str | Path) -> BenchmarkPlan:
+    """Read and check a plan.
+
+    Raises:
+        ValueError: for unknown keys, names that refer to nothing, and unequal numbers of trials: a system that is
+            tuned more than another is no fair opponent.
+    """
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a benchmark is a mapping of datasets, systems and tokenizers.")
+    _known(content, BenchmarkPlan, str(path))
+    systems: dict[str, SystemPlan] = {}
+    for name, options in (content.pop("systems", None) or {}).items():
+        where = f"{path}: system {name!r}"
+        _known({"name": name, **options}, SystemPlan, where)
+        try:
+            system = SystemPlan(name=name, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        missing = [part for part in system.parts if part not in systems]
+        if missing:
+            raise ValueError(f"{where}: its part {missing[0]!r} does not stand before it.")
+        if system.tokenizer is not None and system.tokenizer not in content.get("tokenizers", {}):
+            raise ValueError(f"{where}: there is no tokenizer {system.tokenizer!r}.")
+        systems[name] = system
+    tuned = {name: len(system.trials) for name, system in systems.items() if len(system.trials) > 1}
+    if len(set(tuned.values())) > 1:
+        raise ValueError(f"{path}: every tuned system gets the same number of trials; here they are {tuned}.")
+    return BenchmarkPlan(systems=systems, **{"tokenizers": {}, **content})
+
+
+def _known(options: Mapping[str, Any], kind: type, where: str) -> None:
+    extra = sorted(set(options) - {entry.name for entry in fields(kind)})
+    if extra:
+        raise ValueError(f"{where}: unknown keys {extra}; there are {sorted(entry.name for entry in fields(kind))}.")

@@ -1,0 +1,167 @@
+"""How each kind of system is trained, kept, loaded and asked for slates: one `System` for all of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from higr_hf.baselines import Baseline, Mixture
+from higr_hf.baselines.base import baseline_class
+from higr_hf.checkpoint import TOKENIZER_FILES, load_checkpoint
+from higr_hf.evaluation import SlateEvaluator
+from higr_hf.recommender import SlateRecommender
+from higr_hf.tokenization_higr import HiGRTokenizer
+
+from . import fit_tokenizer, train
+from ._benchmark_plan import SLATES, BenchmarkPlan, SystemPlan
+from ._data import DataArguments, diversity_vectors, load_splits
+
+if TYPE_CHECKING:
+    from higr_hf.data import InteractionLog
+
+BATCH_SIZE = 4096
+"""Users a call of a baseline: one that starts a process should start few."""
+
+SLATE_BATCH_SIZE = 128
+"""Users decoded at once."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A trained system: `recommend` answers the evaluator, `save` writes what `load` reads."""
+
+    recommend: Callable[[Mapping[str, Any]], np.ndarray]
+    parameters: int
+    save: Callable[[Path], Any]
+    batch_size: int = BATCH_SIZE
+
+
+@dataclass
+class Workbench:
+    """A dataset with everything that the systems on it share.
+
+    Args:
+        plan: the benchmark.
+        name: of the dataset in the plan.
+        root: the benchmark's output directory.
+    """
+
+    plan: BenchmarkPlan
+    name: str
+    root: Path
+    arguments: DataArguments = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = {**self.plan.datasets[self.name], "slate_size": self.plan.slate_size}
+        self.options = {key: json.dumps(v) if isinstance(v, (dict, list)) else v for key, v in options.items()}
+        self.arguments = DataArguments(**self.options)
+
+    @cached_property
+    def data(self) -> tuple[InteractionLog, Any]:
+        """The log and its splits, read once."""
+        return load_splits(self.arguments)
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The catalogue."""
+        return list(self.data[0].item_ids)
+
+    @cached_property
+    def _embeddings(self) -> np.ndarray | None:
+        return diversity_vectors(*self.data, self.plan.diversity_embeddings)
+
+    def evaluator(self, split: str, batch_size: int) -> SlateEvaluator:
+        """The evaluator of a split, the same for every system but for how many users are asked at once."""
+        return SlateEvaluator(
+            self.data[1][split],
+            self.item_ids,
+            slate_size=self.plan.slate_size,
+            embeddings=self._embeddings,
+            exclude_history=self.plan.exclude_history,
+            batch_size=batch_size,
+            num_resamples=1000 if split == "test" else 0,
+            progress=False,
+        )
+
+    def command(self, **options: Any) -> list[str]:
+        """A script's arguments: the data's, and these."""
+        flat = []
+        for key, value in {**self.options, **options}.items():
+            flat += [f"--{key}", json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)]
+        return flat
+
+    def tokenizer_settings(self, name: str) -> dict[str, Any]:
+        """Options that a tokenizer is fitted with on this dataset."""
+        options = dict(self.plan.tokenizers[name])
+        changes = options.pop("by_dataset", {}).get(self.name, {})
+        return {**options, **changes}
+
+    def tokenizer(self, name: str, seed: int) -> Path:
+        """Directory of a fitted tokenizer; it is fitted where it is not there yet."""
+        folder = self.root / self.name / "tokenizers" / f"{name}-seed{seed}"
+        settings = self.tokenizer_settings(name)
+        record = folder / "settings.json"
+        done = all((folder / "tokenizer" / file).is_file() for file in TOKENIZER_FILES)
+        if done and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
+            return folder / "tokenizer"
+        shutil.rmtree(folder, ignore_errors=True)
+        fit_tokenizer.main(self.command(**settings, seed=seed, output_dir=str(folder)))
+        record.write_text(json.dumps(settings), encoding="utf-8")
+        return folder / "tokenizer"
+
+
+def fit_system(
+    bench: Workbench, system: SystemPlan, settings: Mapping[str, Any], seed: int, work: Path, parts: list[Path]
+) -> System:
+    """Train a system on the training split, with the validation split for early stopping.
+
+    Args:
+        bench: the dataset.
+        system: its plan.
+        settings: of the trial.
+        seed: of the training.
+        work: directory for what a longer training leaves between; it is resumed from there after a kill.
+        parts: saved models of the systems that a mixture mixes.
+    """
+    if system.kind == SLATES:
+        tokenizer = bench.tokenizer(system.tokenizer, seed)
+        options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
+        train.main(bench.command(**options, resume_from_checkpoint=True))
+        return load_system(bench, system, settings, work / "model")
+    if system.kind == Mixture.kind:
+        first, second = (Baseline.from_pretrained(path) for path in parts)
+        return _baseline(Mixture(bench.item_ids, first=first, second=second, **settings), bench)
+    options: dict[str, Any] = dict(settings)
+    if not system.deterministic:
+        options |= {"seed": seed, "slate_size": bench.plan.slate_size, "exclude_history": bench.plan.exclude_history}
+    if system.tokenizer is not None:
+        tokenizer = HiGRTokenizer.from_pretrained(bench.tokenizer(system.tokenizer, seed), local_files_only=True)
+        options |= {"codebook_sizes": list(tokenizer.codebook_sizes), "codes": np.array(tokenizer.codes)}
+    splits = bench.data[1]
+    baseline = baseline_class(system.kind)(bench.item_ids, **options)
+    return _baseline(baseline.fit(splits["train"], splits["validation"]), bench)
+
+
+def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any], path: Path) -> System:
+    """A system that was kept."""
+    if system.kind != SLATES:
+        return _baseline(Baseline.from_pretrained(path), bench)
+    model, tokenizer = load_checkpoint(path)
+    if list(tokenizer.item_ids) != bench.item_ids:
+        raise ValueError(f"{path} has another catalogue than {bench.name}: remove it and train again.")
+    recommender = SlateRecommender(
+        model, tokenizer, bench.plan.slate_size, settings.get("wish"), dict(settings.get("generation", {}))
+    )
+    return System(recommender, model.num_parameters(), lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
+
+
+def _baseline(baseline: Baseline, bench: Workbench) -> System:
+    size = bench.plan.slate_size
+    return System(lambda batch: baseline(batch, size), baseline.num_parameters(), baseline.save_pretrained)

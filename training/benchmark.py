@@ -1,0 +1,156 @@
+"""Every system on the same work: tune on validation, judge on test over seeds, render BENCHMARK.md.
+
+    make benchmark
+    python -m training.benchmark --only ease,sasrec --datasets movielens-100k --seeds 0
+
+The plan (datasets, systems, trials) is one YAML file. Every trained system is a directory below `--output_dir`; run
+again, the benchmark goes on where it stopped. Test figures are appended to `<results>/benchmark.jsonl`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from higr_hf.evaluation import EvaluationResult, append_rows, make_row
+
+from ._args import check_output, numbers, parse_recipe, run
+from ._benchmark_plan import BenchmarkPlan, SystemPlan, load_plan
+from ._benchmark_report import comparison_rows, render_report, unwritten
+from ._benchmark_systems import Workbench, fit_system, load_system
+from ._benchmark_units import Outcome, Unit
+
+PLAN = Path(__file__).parent / "recipes" / "benchmark.yaml"
+
+
+@dataclass
+class BenchmarkArguments:
+    """Which part of the plan is run, and where results go."""
+
+    _argument_group_name = "benchmark"
+
+    plan: str = field(default=str(PLAN), metadata={"help": "YAML file of datasets, systems and trials."})
+    only: str = field(default="", metadata={"help": "Comma-separated systems; all when empty."})
+    datasets: str = field(default="", metadata={"help": "Comma-separated datasets; all when empty."})
+    seeds: str = field(default="[0, 1, 2]", metadata={"help": "Seeds of the test figures."})
+    output_dir: str = field(default="runs/benchmark", metadata={"help": "Where trained systems are kept."})
+    results: str = field(default="results", metadata={"help": "Directory of the result rows."})
+    document: str | None = field(
+        default="BENCHMARK.md", metadata={"help": "Document whose tables are rendered; None for none."}
+    )
+
+
+class Benchmark:
+    """The plan of one dataset, unit by unit.
+
+    Args:
+        plan: the benchmark.
+        dataset: its name there.
+        root: directory of the units.
+    """
+
+    def __init__(self, plan: BenchmarkPlan, dataset: str, root: Path) -> None:
+        self.plan, self.dataset, self.root = plan, dataset, root
+        self.bench = Workbench(plan, dataset, root)
+
+    def tune(self, system: SystemPlan) -> int:
+        """The trial with the best validation figure, all of them with the plan's one seed."""
+        if len(system.trials) == 1:
+            return 0
+        metric = f"ndcg@{self.plan.slate_size}"
+        trials = range(len(system.trials))
+        scores = [self.fit(system, trial, self.plan.tuned_on)[1].validation[metric] for trial in trials]
+        best = max(trials, key=scores.__getitem__)
+        listed = ", ".join(f"{score:.4f}" for score in scores)
+        print(f"{self.dataset} {system.name}: {metric} of the trials {listed}; trial {best} is taken", flush=True)
+        return best
+
+    def fit(self, system: SystemPlan, trial: int, seed: int) -> tuple[Unit, Outcome]:
+        """A unit and its outcome; trained now where it was not before."""
+        settings = system.settings_of(self.dataset, trial)
+        parts = [self._chosen(self.plan.systems[name], seed) for name in system.parts]
+        decides = {"kind": system.kind, **settings, "parts": [part.folder.name for part in parts]}
+        if system.tokenizer is not None:
+            decides["tokenizer"] = self.bench.tokenizer_settings(system.tokenizer)
+        unit = Unit(self.root, self.dataset, system.name, decides, seed)
+        outcome = unit.outcome
+        if outcome is not None:
+            return unit, outcome
+        began = time.perf_counter()
+        trained = fit_system(self.bench, system, settings, seed, unit.work, [part.model for part in parts])
+        seconds = time.perf_counter() - began
+        judged = self.bench.evaluator("validation", trained.batch_size).evaluate(trained.recommend)
+        print(
+            f"{unit.folder}: validation {judged.primary_metric} {judged.primary_value:.4f}, {seconds:.0f} s",
+            flush=True,
+        )
+        return unit, unit.finish(trained.save, Outcome(decides, judged.metrics, seconds, trained.parameters))
+
+    def test(self, system: SystemPlan, seed: int, results: str) -> EvaluationResult:
+        """Judge the tuned system on the test split, once; the judgement and its result row are kept together."""
+        trial = self.tune(system)
+        unit, outcome = self.fit(system, trial, seed)
+        done = unit.test_result
+        if done is not None:
+            return done
+        settings = system.settings_of(self.dataset, trial)
+        trained = load_system(self.bench, system, settings, unit.model)
+        judged = self.bench.evaluator("test", trained.batch_size).evaluate(trained.recommend)
+        row = make_row(
+            study="benchmark",
+            dataset=self.dataset,
+            system=system.system,
+            variant=system.variant,
+            metrics={**judged.metrics, "parameters": outcome.parameters},
+            seed=seed,
+            seconds=outcome.seconds,
+            n_users=judged.counts["users"],
+        )
+        append_rows([row], results)
+        judged.save(unit.test)
+        print(
+            f"{self.dataset} {system.name} seed {seed}: test {judged.primary_metric} {judged.primary_value:.4f}",
+            flush=True,
+        )
+        return judged
+
+    def _chosen(self, system: SystemPlan, seed: int) -> Unit:
+        """A mixture's part, tuned; of a deterministic one there is one seed."""
+        return self.fit(system, self.tune(system), self.plan.tuned_on if system.deterministic else seed)[0]
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationResult]]]:
+    """Run the chosen part of the plan; returns dataset -> system -> the test results of its seeds."""
+    (options,) = parse_recipe((BenchmarkArguments,), argv, description=__doc__ or "")
+    plan = load_plan(options.plan)
+    seeds = numbers("seeds", options.seeds)
+    names = {kind: _chosen_names(getattr(options, kind), known) for kind, known in
+             (("only", plan.systems), ("datasets", plan.datasets))}  # fmt: skip
+    root = check_output(options.output_dir)
+    results: dict[str, dict[str, list[EvaluationResult]]] = {}
+    for dataset in names["datasets"]:
+        benchmark = Benchmark(plan, dataset, root)
+        results[dataset] = {}
+        for name in names["only"]:
+            system = plan.systems[name]
+            mine = [plan.tuned_on] if system.deterministic else seeds
+            results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]
+        append_rows(unwritten(comparison_rows(dataset, plan, results[dataset]), options.results), options.results)
+    if options.document and Path(options.document).is_file():
+        render_report(options.document, plan, options.results)
+    return results
+
+
+def _chosen_names(option: str, known: Any) -> list[str]:
+    """Names of a comma-separated option in the plan's order; all where it is empty."""
+    wanted = [name.strip() for name in option.split(",") if name.strip()]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise SystemExit(f"error: the plan has no {unknown[0]!r}; there are {', '.join(known)}")
+    return [name for name in known if not wanted or name in wanted]
+
+
+if __name__ == "__main__":
+    run(main)
