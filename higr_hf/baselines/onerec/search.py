@@ -147,7 +147,7 @@ class FlatBeamSearch:
                 states = decoder.states(slot * self.config.num_levels + depth)
                 log_probs = self.model.lm_head.group_logits(states, depth).float().log_softmax(-1)
                 children, exists = trie.children(depth, nodes)  # [B, W, C]
-                exists = exists & self._has_legal(depth, children, nodes, ranks)
+                exists = exists & has_legal_left(self.legal, depth, nodes, children, ranks)
                 code = trie.node_code[depth][children]
                 token = code + (offsets[0] if depth == 0 else 0)  # the group of level 0 begins at token 0
                 grown = totals[..., None] + log_probs.gather(-1, token)
@@ -169,26 +169,6 @@ class FlatBeamSearch:
             ranks, marks = torch.cat([ranks, new[..., None]], 2), torch.cat([marks, totals[..., None]], 2)
         return self._output(ranks, marks)
 
-    def _has_legal(self, depth: int, children: torch.Tensor, nodes: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-        """Whether each child has a legal item below it that is not in the hypothesis' slate, `[B, W, C]`."""
-        bounds = self.trie.first_rank[depth]
-        if depth == 0:  # every hypothesis has the same children
-            one = children[:, :1]
-            count = self.legal.count(bounds[one], bounds[one + 1]).expand(children.shape)
-        else:
-            count = self.legal.count(bounds[children], bounds[children + 1])
-        if ranks.shape[2] == 0:
-            return count > 0
-        # Chosen items were legal: each takes one off the child that it lies below, where it lies below this parent.
-        path = torch.searchsorted(bounds, ranks, right=True) - 1
-        place = path - children[..., :1]
-        below = (place >= 0) & (place < children.shape[-1]) & (ranks >= 0)
-        if depth:
-            parents = self.trie.first_rank[depth - 1]
-            below &= (ranks >= parents[nodes][..., None]) & (ranks < parents[nodes + 1][..., None])
-        place = place.clamp_(0, children.shape[-1] - 1)
-        return count.scatter_add(2, place, -below.long()) > 0
-
     def _output(self, ranks: torch.Tensor, marks: torch.Tensor) -> HiGRGenerateOutput:
         """Items and their log-probabilities from `ranks` and running totals, `[B, W, M]` each."""
         whole = (ranks >= 0) & (marks > float("-inf"))
@@ -201,6 +181,39 @@ class FlatBeamSearch:
             candidates=items.transpose(1, 2),
             candidate_scores=scores.transpose(1, 2),
         )
+
+
+def has_legal_left(
+    legal: Legality, depth: int, nodes: torch.Tensor, children: torch.Tensor, ranks: torch.Tensor
+) -> torch.Tensor:
+    """Whether each child has a legal item below it that its hypothesis' slate does not hold yet.
+
+    Args:
+        legal: what each row may be given.
+        depth (`int`): depth of the children.
+        nodes (`LongTensor [B, W]`): their parents; zeros for the root.
+        children (`LongTensor [B, W, C]`): what `SIDTrie.children` gave for the parents.
+        ranks (`LongTensor [B, W, m]`): ranks of the legal items that a hypothesis' slate holds, -1 for none.
+
+    Returns:
+        `BoolTensor [B, W, C]`.
+    """
+    bounds = legal.trie.first_rank[depth]
+    if depth == 0:  # every hypothesis has the same children
+        one = children[:, :1]
+        count = legal.count(bounds[one], bounds[one + 1]).expand(children.shape)
+    else:
+        count = legal.count(bounds[children], bounds[children + 1])
+    if ranks.shape[2] == 0:
+        return count > 0
+    # Each item of the slate takes one off the child that it lies below, where it lies below this parent.
+    place = torch.searchsorted(bounds, ranks, right=True) - 1 - children[..., :1]
+    below = (place >= 0) & (place < children.shape[-1]) & (ranks >= 0)
+    if depth:
+        parents = legal.trie.first_rank[depth - 1]
+        below &= (ranks >= parents[nodes][..., None]) & (ranks < parents[nodes + 1][..., None])
+    place = place.clamp_(0, children.shape[-1] - 1)
+    return count.scatter_add(2, place, -below.long()) > 0
 
 
 def _kept_as_they_are(grown: torch.Tensor, totals: torch.Tensor, dry: torch.Tensor) -> torch.Tensor:

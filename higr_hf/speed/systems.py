@@ -1,0 +1,229 @@
+"""The systems whose speed is compared: one catalogue, one size of model, one kind of prompt."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..architectures import architecture
+from ..catalog_higr import Legality, SIDTrie
+from ..deployment import quantize_int8
+from .flat_llama import build_llama, generate_slates
+from .ranking import NextItemRanker
+from .work import Work, decoding_work
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is decoded.
+
+    Attributes:
+        preset: size of the models.
+        num_items: N, catalogue.
+        codebook_size: K, codes of each of the three levels.
+        slate_size: M.
+        history: H, items a prompt.
+        num_beams: W.
+    """
+
+    preset: str = "tiny"
+    num_items: int = 10_000
+    codebook_size: int = 64
+    slate_size: int = 5
+    history: int = 50
+    num_beams: int = 10
+
+    def __str__(self) -> str:
+        return (
+            f"{self.preset}, {self.num_items} items of {self.codebook_size}x3 codes, {self.slate_size} slots, "
+            f"history {self.history}, beam {self.num_beams}"
+        )
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to a slate.
+
+    Attributes:
+        name: which of the benchmark's systems (`higr`, `onerec`, `sasrec`).
+        variant: what tells it from others of the name.
+        options: arguments of `generate`, or of what stands in its place.
+        model: `higr`, `onerec`, `llama` or `ranker`.
+        mode: for [`decoding_work`]; `None` where the work is not counted.
+    """
+
+    name: str
+    variant: str
+    options: dict[str, Any]
+    model: str
+    mode: str | None = None
+
+
+def all_systems(num_beams: int) -> list[System]:
+    """Every system, the flat beam with its cache first: it is what the others are held against."""
+    higr = [
+        System("higr", mode.replace("_", "-"), {"slate_mode": mode, "num_beams": num_beams}, "higr", mode)
+        for mode in ("sequential", "plan_once", "first_plan")
+    ]
+    anew = {"slate_mode": "sequential", "num_beams": num_beams, "use_cache": False}
+    flat = [
+        System("onerec", f"flat {kind}{'' if kept else ', no cache'}", {"num_beams": width, "use_cache": kept},
+               "onerec", "flat")
+        for kept in (True, False)
+        for kind, width in (("beam", num_beams), ("greedy", 1))
+    ]  # fmt: skip
+    llama = [
+        System("onerec", f"Llama, HF generate {kind}", {"num_beams": width}, "llama")
+        for kind, width in (("beam", num_beams), ("greedy", 1))
+    ]
+    return [
+        *flat[:2],
+        *higr,
+        System("higr", "sequential, no cache", anew, "higr", "sequential"),
+        *flat[2:],
+        *llama,
+        System("sasrec", "top M of all items", {}, "ranker"),
+    ]
+
+
+class Bench:
+    """Models of one shape with random weights over one random catalogue, and prompts for them.
+
+    Args:
+        shape: what is decoded.
+        precision: `float32`, `bfloat16`, or `int8` weights, which HiGR and OneRec have.
+        compiled: compile the stages of HiGR and OneRec.
+        device: where.
+        seed: of weights, catalogue and prompts.
+
+    Raises:
+        ValueError: for an unknown precision, or a catalogue that the codes cannot name.
+
+    Example:
+        >>> bench = Bench(Shape(num_items=50, codebook_size=4, history=3, num_beams=2))
+        >>> slates = {system.variant: bench.call(system, batch=2)() for system in all_systems(2)}
+        >>> {tuple(slate.shape) for slate in slates.values()}
+        {(2, 5)}
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        precision: str = "float32",
+        compiled: bool = False,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}; got {precision!r}.")
+        if shape.num_items > shape.codebook_size**3:
+            raise ValueError(f"{shape.codebook_size}³ codes cannot name {shape.num_items} items: use more codes.")
+        self.shape, self.precision, self.compiled = shape, precision, compiled
+        self.device, self.seed = torch.device(device), seed
+        self.codes = _random_codes(shape, seed)
+        self.sizes = {
+            "codebook_sizes": [shape.codebook_size] * 3,
+            "num_items": shape.num_items,
+            "slate_size": shape.slate_size,
+            "max_history": shape.history,
+            # As published: no vector of an item's own, whose table would be all that a large catalogue measures.
+            "item_embedding": False,
+            "dense_head": False,
+        }
+        self.config = architecture("higr")[0].from_preset(shape.preset, **self.sizes)
+
+    def supports(self, system: System) -> bool:
+        """Whether a system can be had in this precision."""
+        plain = self.precision == "float32" and not self.compiled
+        return plain or system.model in ("higr", "onerec")
+
+    @functools.cache  # noqa: B019 - a bench and its models live and die together
+    def model(self, kind: str) -> torch.nn.Module:
+        """The model of a kind, made when it is first asked for."""
+        torch.manual_seed(self.seed)
+        if kind == "llama":
+            return build_llama(self.config, self.shape.history, self.shape.slate_size).to(self.device)
+        if kind == "ranker":
+            return NextItemRanker(self.config).eval().to(self.device)
+        config_class, model_class = architecture(kind)
+        model: PreTrainedModel = model_class(config_class.from_preset(self.shape.preset, **self.sizes)).eval()
+        model.set_catalog(self.codes)
+        if self.precision == "bfloat16":
+            model.to(torch.bfloat16)
+        if self.precision == "int8":
+            model = quantize_int8(model)
+        model.to(self.device)
+        if self.compiled:
+            for stage in (model.model.encoder, model.model.planner, *model.model.generators):
+                stage.compile(dynamic=True)
+        return model
+
+    @functools.cache  # noqa: B019
+    def _trie(self) -> SIDTrie:
+        return SIDTrie.build(self.codes.to(self.device), self.config.codebook_sizes)
+
+    def prompts(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random histories `LongTensor [B, H]`, no item twice, and their prompts `LongTensor [B, T]`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.rand(batch, min(self.shape.num_items, 8 * self.shape.history), generator=generator)
+        history = noise.argsort(dim=1)[:, : self.shape.history] * max(1, self.shape.num_items // noise.shape[1])
+        tokens = (self.codes[history] + torch.tensor(self.config.level_offsets)).flatten(1)
+        bos, slate = (tokens.new_full((batch, 1), token) for token in (self.config.bos_token_id, 3))
+        return history.to(self.device), torch.cat([bos, tokens, slate], dim=1).to(self.device)
+
+    def call(self, system: System, batch: int) -> Callable[[], torch.Tensor]:
+        """What is timed: slates `LongTensor [B, M]` for a batch, no item of the history among them."""
+        model, (history, prompts) = self.model(system.model), self.prompts(batch)
+        if system.model == "ranker":
+            recommend = torch.inference_mode()(model.recommend)
+            return lambda: recommend(history, self.shape.slate_size)
+        if system.model == "llama":
+            return lambda: generate_slates(
+                model,
+                self.config,
+                Legality(self._trie(), batch, excluded=history),
+                prompts,
+                self.shape.slate_size,
+                **system.options,
+            )
+        return lambda: (
+            model.generate(
+                prompts,
+                slate_size=self.shape.slate_size,
+                exclude_history=True,
+                return_dict_in_generate=True,
+                **system.options,
+            ).slates
+        )
+
+    def work(self, system: System, batch: int) -> Work | None:
+        """What a call must do at least, where that is counted."""
+        if system.mode is None:
+            return None
+        return decoding_work(
+            self.config,
+            system.mode,
+            batch=batch,
+            history=self.shape.history,
+            slate_size=self.shape.slate_size,
+            num_beams=system.options["num_beams"],
+            use_cache=system.options.get("use_cache", True),
+        )
+
+
+def _random_codes(shape: Shape, seed: int) -> torch.Tensor:
+    """Distinct semantic IDs, `LongTensor [N, 3]`."""
+    space, generator = shape.codebook_size**3, torch.Generator().manual_seed(seed)
+    keys = torch.randint(space, (min(space, 2 * shape.num_items),), generator=generator).unique()
+    while len(keys) < shape.num_items:  # a nearly full space
+        keys = torch.cat([keys, torch.randint(space, (space,), generator=generator)]).unique()
+    keys = keys[torch.randperm(len(keys), generator=generator)[: shape.num_items]]
+    size = shape.codebook_size
+    return torch.stack([keys // size**2, keys // size % size, keys % size], dim=1)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from higr_hf.evaluation.results import read_rows
+from tests.training.workspace import ROOT
+from training import bench_speed
+
+SHAPES = "[{num_items: 40, codebook_size: 4, slate_size: 2, history: 3, num_beams: 2}]"
+
+
+@pytest.fixture(autouse=True)
+def _small_ceilings(monkeypatch):
+    small = functools.partial(bench_speed.measure_ceilings, size=64, megabytes=1, repeats=1)
+    monkeypatch.setattr(bench_speed, "measure_ceilings", small)
+
+
+def test_rows_say_what_was_timed_and_are_not_measured_twice(tmp_path, capsys):
+    options = [
+        "--shapes", SHAPES, "--batches", "[1, 2]", "--systems", "plan-once,top M", "--min_repeats", "2",
+        "--budget", "0.01", "--results", str(tmp_path), "--variants", "[float32, int8]",
+    ]  # fmt: skip
+    rows = bench_speed.main(options)
+    assert rows == read_rows(tmp_path / "speed.jsonl")
+    found = {(row["system"], row["variant"]): row["metrics"] for row in rows}
+    assert set(found) == {
+        ("onerec", "flat beam"), ("onerec", "flat beam, int8"), ("higr", "plan-once"), ("higr", "plan-once, int8"),
+        ("sasrec", "top M of all items"),
+    }  # fmt: skip
+    flat, once = found["onerec", "flat beam"], found["higr", "plan-once"]
+    assert flat["gain@1"] == flat["gain@2"] == 1
+    assert once["gain@2"] == pytest.approx(flat["ms@2"] / once["ms@2"])
+    assert once["slates_per_second@2"] == pytest.approx(2e3 / once["ms@2"])
+    assert once["times_floor@1"] > 1 and "times_floor@1" not in found["sasrec", "top M of all items"]
+    assert bench_speed.main(options) == [] and "done before" in capsys.readouterr().out
+
+
+def test_a_system_that_is_too_slow_is_not_asked_for_more(tmp_path):
+    rows = bench_speed.main(
+        ["--shapes", SHAPES, "--batches", "[1, 2]", "--systems", "plan-once", "--min_repeats", "1", "--budget", "0",
+         "--max_seconds", "0", "--results", str(tmp_path)]
+    )  # fmt: skip
+    assert all("ms@1" in row["metrics"] and "ms@2" not in row["metrics"] for row in rows)
+
+
+def test_the_recipe_is_one(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench_speed, "_measure", lambda shape, *rest: seen.append(str(shape)) or [])
+    bench_speed.main(["--recipe", str(ROOT / "training/recipes/bench_speed.yaml"), "--results", str(tmp_path)])
+    assert len(set(seen)) == len(seen) == 10
+    bench_speed.main(
+        ["--recipe", str(ROOT / "training/recipes/bench_speed.yaml"), "--results", str(tmp_path), "--quick", "true"]
+    )
+    assert seen[10:] == seen[:1]
+
+
+def test_an_unknown_part_of_a_shape_is_refused():
+    with pytest.raises(SystemExit, match="no setting 'slots'"):
+        bench_speed.main(["--shapes", "[{slots: 3}]"])

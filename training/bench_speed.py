@@ -1,0 +1,166 @@
+"""How fast slates are decoded: HiGR's modes, the flat decoder, transformers' own `generate` and a next-item scorer.
+
+    python -m training.bench_speed --recipe training/recipes/bench_speed.yaml
+    python -m training.bench_speed --recipe training/recipes/bench_speed.yaml --quick true --results runs/speed
+
+Random weights, one thread by default, all systems timed in turn inside one run. For every shape a row a system goes to
+`<results>/speed.jsonl`, each with medians, spreads, memory and the gain over the flat beam for all batch sizes. Run
+again to go on after a kill: shapes whose rows of this commit are there are skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from higr_hf.evaluation import append_rows, make_row
+from higr_hf.evaluation.results import read_rows
+from higr_hf.speed import Ceilings, interleaved, measure_ceilings, peak_memory
+from higr_hf.speed.systems import Bench, Shape, System, all_systems
+from higr_hf.utils.environment import git_commit
+
+from ._args import check_output, mapping, parse_recipe, parsed, run
+
+_SHAPE = {entry.name for entry in dataclasses.fields(Shape)}
+REFERENCE = "flat beam"
+
+
+@dataclass
+class SpeedArguments:
+    """What is timed."""
+
+    _argument_group_name = "speed"
+
+    shapes: str = field(
+        default="[{}]",
+        metadata={"help": "List of shapes, each a mapping such as '{preset: small, history: 200}', as YAML or JSON."},
+    )
+    batches: str = field(default="[1, 8, 32, 128]", metadata={"help": "Batch sizes."})
+    variants: str = field(
+        default="[float32]",
+        metadata={"help": "What is timed beside float32: bfloat16, int8, compiled; of HiGR's and the flat models."},
+    )
+    systems: str = field(default="", metadata={"help": "Comma-separated parts of systems' names; all when empty."})
+    threads: int = field(default=1, metadata={"help": "Threads of torch."})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
+    budget: float = field(default=3.0, metadata={"help": "Seconds a system and batch size, about."})
+    min_repeats: int = field(default=5, metadata={"help": "Calls of each at least."})
+    max_seconds: float = field(default=20.0, metadata={"help": "A system this slow is not asked for larger batches."})
+    quick: bool = field(default=False, metadata={"help": "The first shape, its first and third batch, little time."})
+    seed: int = field(default=0, metadata={"help": "Of weights, catalogue and prompts."})
+    results: str = field(default="results", metadata={"help": "Directory of the result rows."})
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.min_repeats < 1:
+            raise ValueError("--threads and --min_repeats must be at least 1")
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """Measure; returns the rows written."""
+    (options,) = parse_recipe((SpeedArguments,), argv, description=__doc__ or "")
+    shapes = [Shape(**mapping("shapes", shape, _SHAPE)) for shape in parsed(options.shapes)]
+    batches = [int(batch) for batch in parsed(options.batches)]
+    if options.quick:
+        shapes, batches = shapes[:1], batches[:3:2]
+        options.budget, options.min_repeats = min(options.budget, 0.5), min(options.min_repeats, 3)
+    check_output(options.results)
+    torch.set_num_threads(options.threads)
+    written = []
+    for shape in shapes:
+        benches = {name: _bench(shape, name, options) for name in parsed(options.variants)}
+        runs = {
+            (name, system.variant): (bench, system)
+            for name, bench in benches.items()
+            for system in all_systems(shape.num_beams)
+            if bench.supports(system) and _chosen(system, options.systems)
+        }
+        if _is_done(shape, runs, options):
+            print(f"{shape}: done before", flush=True)
+            continue
+        rows = _measure(shape, runs, batches, options)
+        append_rows(rows, options.results)
+        written += rows
+    return written
+
+
+def _bench(shape: Shape, name: str, options: SpeedArguments) -> Bench:
+    compiled = name == "compiled"
+    return Bench(shape, "float32" if compiled else name, compiled, options.device, options.seed)
+
+
+def _chosen(system: System, parts: str) -> bool:
+    wanted = [part.strip() for part in parts.split(",") if part.strip()]
+    return not wanted or system.variant == REFERENCE or any(part in system.variant for part in wanted)
+
+
+def _label(precision: str, variant: str) -> str:
+    return variant if precision == "float32" else f"{variant}, {precision}"
+
+
+def _is_done(shape: Shape, runs: dict, options: SpeedArguments) -> bool:
+    commit = git_commit()
+    there = {
+        row["variant"]
+        for row in read_rows(f"{options.results}/speed.jsonl")
+        if (row["dataset"], row["seed"], row["commit"]) == (str(shape), options.seed, commit)
+    }
+    return {_label(*name) for name in runs} <= there
+
+
+def _measure(shape: Shape, runs: dict, batches: list[int], options: SpeedArguments) -> list[dict]:
+    """One row a system for one shape."""
+    began = time.perf_counter()
+    ceilings = measure_ceilings(options.device)
+    print(f"{shape}: {ceilings.flops / 1e9:.1f} GFLOP/s, {ceilings.bandwidth / 1e9:.1f} GB/s", flush=True)
+    metrics: dict = {name: {} for name in runs}
+    asked = dict(runs)
+    for batch in batches:
+        calls = {name: bench.call(system, batch) for name, (bench, system) in asked.items()}
+        memory = {name: peak_memory(call) for name, call in calls.items()}  # a first, slow call too
+        timings = interleaved(calls, min_repeats=options.min_repeats, budget=options.budget)
+        reference = timings["float32", REFERENCE].median if ("float32", REFERENCE) in timings else None
+        for name, timing in timings.items():
+            bench, system = runs[name]
+            metrics[name].update(
+                {
+                    f"ms@{batch}": 1e3 * timing.median,
+                    f"spread_ms@{batch}": 1e3 * timing.spread,
+                    f"slates_per_second@{batch}": batch / timing.median,
+                    f"megabytes@{batch}": memory[name],
+                    **({} if reference is None else {f"gain@{batch}": reference / timing.median}),
+                    **_floor(bench, system, batch, ceilings, timing.median),
+                }
+            )
+            print(f"  batch {batch}, {_label(*name)}: {1e3 * timing.median:.2f} ms", flush=True)
+            if timing.median > options.max_seconds:
+                del asked[name]
+    seconds = time.perf_counter() - began
+    machine = {"machine_gflops": ceilings.flops / 1e9, "machine_gb_per_second": ceilings.bandwidth / 1e9}
+    return [
+        make_row(
+            study="speed",
+            dataset=str(shape),
+            system=runs[name][1].name,
+            variant=_label(*name),
+            metrics={**values, **machine},
+            seed=options.seed,
+            seconds=seconds,
+        )
+        for name, values in metrics.items()
+    ]
+
+
+def _floor(bench: Bench, system: System, batch: int, ceilings: Ceilings, median: float) -> dict[str, float]:
+    """How many times longer than the machine's floor a call takes, where its work is counted."""
+    work = bench.work(system, batch)
+    if work is None:
+        return {}
+    size = {"float32": 4, "bfloat16": 2, "int8": 1}[bench.precision]
+    return {f"times_floor@{batch}": median / ceilings.floor(work.operations, size * work.elements)}
+
+
+if __name__ == "__main__":
+    run(main)
