@@ -33,7 +33,7 @@ def test_rows_say_what_was_timed_and_are_not_measured_twice(tmp_path, capsys):
     assert flat["gain@1"] == flat["gain@2"] == 1
     assert once["gain@2"] == pytest.approx(flat["ms@2"] / once["ms@2"])
     assert once["slates_per_second@2"] == pytest.approx(2e3 / once["ms@2"])
-    assert once["times_floor@1"] > 1 and "times_floor@1" not in found["sasrec", "top M of all items"]
+    assert once["times_floor@1"] > 0 and "times_floor@1" not in found["sasrec", "top M of all items"]
     assert bench_speed.main(options) == [] and "done before" in capsys.readouterr().out
 
 
