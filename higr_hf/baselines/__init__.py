@@ -5,17 +5,21 @@ from __future__ import annotations
 from .base import Baseline, ScoringBaseline
 from .ease import EASE
 from .item_vectors import SASRecItemVectors
+from .listcvae import ListCVAE
 from .mixture import Mixture
 from .onerec import OneRecConfig, OneRecForSlateGeneration, OneRecModel
 from .popularity import Popularity
 from .ranking import top_items
 from .sequential import HSTU, BERT4Rec, SASRec
+from .tiger import TIGER
 
 __all__ = [
     "EASE",
     "HSTU",
+    "TIGER",
     "BERT4Rec",
     "Baseline",
+    "ListCVAE",
     "Mixture",
     "OneRecConfig",
     "OneRecForSlateGeneration",

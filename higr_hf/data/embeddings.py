@@ -235,17 +235,27 @@ def training_sequences(train: Dataset, item_ids: Sequence[str]) -> tuple[np.ndar
         DataError: an item of the training split that is not in the catalogue.
     """
     index = {item_id: row for row, item_id in enumerate(item_ids)}
-    sequences: dict[str, list[str]] = {}
-    columns = (
-        train.select_columns(["user_id", "history_item_ids", "target_item_ids"]).with_format("arrow")[:].to_pydict()
-    )
-    for user, history, target in zip(*columns.values(), strict=True):
-        sequences.setdefault(user, list(history)).extend(target)
+    sequences = _by_user(train, "item_ids")
     try:
-        flat = np.array([index[item_id] for events in sequences.values() for item_id in events], dtype=np.int64)
+        flat = np.array([index[item_id] for events in sequences for item_id in events], dtype=np.int64)
     except KeyError as error:
         raise DataError(f"the training split holds the item {error.args[0]!r}, which is not among the items") from None
-    return flat, np.array([len(events) for events in sequences.values()], dtype=np.int64)
+    return flat, np.array([len(events) for events in sequences], dtype=np.int64)
+
+
+def training_views(train: Dataset) -> np.ndarray:
+    """Whether each event of [`training_sequences`] was an effective view, int64 `[events]`, 0 or 1."""
+    return np.array([view for events in _by_user(train, "views") for view in events], dtype=np.int64)
+
+
+def _by_user(train: Dataset, column: str) -> list[list]:
+    """Every user's values of a column, once and in order."""
+    names = ["user_id", f"history_{column}", f"target_{column}"]
+    columns = train.select_columns(names).with_format("arrow")[:].to_pydict()
+    values: dict[str, list] = {}
+    for user, history, target in zip(*(columns[name] for name in names), strict=True):
+        values.setdefault(user, list(history)).extend(target)
+    return list(values.values())
 
 
 def _find_model(model: str | Path) -> tuple[str, str]:
