@@ -1,0 +1,119 @@
+"""The client of RecTools' worker against a stand-in worker, and the real one where its environment is at hand."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from higr_hf.baselines import HSTU, Baseline, BERT4Rec, Popularity, SASRec, sequential
+from higr_hf.data import leave_last_out, synthetic_log
+from higr_hf.evaluation import SlateEvaluator
+
+LOG = synthetic_log(num_users=32, num_items=40, num_topics=4, length=24)
+SPLITS = leave_last_out(LOG)
+TINY = {"factors": 16, "heads": 2, "blocks": 1, "max_history": 8, "learning_rate": 0.01, "dropout": 0.0}
+
+STAND_IN = """
+    import json, sys
+    from pathlib import Path
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(sys.argv[1])
+    job, inputs = json.loads((folder / "job.json").read_text()), load_file(folder / "inputs.safetensors")
+    number = job["num_items"]
+    if job["action"] == "fit":
+        if job["settings"]["learning_rate"] > 1:
+            sys.exit("the loss is not finite")
+        save_file({"counts": np.bincount(inputs["events"], minlength=number),
+                   "item_order": np.arange(number), "targets": inputs["target_events"]}, folder / "state.safetensors")
+        outcome = {"parameters": 7, "schema": {"of": job["kind"]}, "epoch": 5, "history": [[5, 0.1]]}
+        (folder / "outcome.json").write_text(json.dumps(outcome))
+    else:
+        assert job["schema"] == {"of": job["kind"]}
+        counts = load_file(folder / "state.safetensors")["counts"].astype("float32")
+        rows = np.split(inputs["events"], np.cumsum(inputs["lengths"])[:-1])
+        for block, start in enumerate(range(0, len(rows), job["block_size"])):
+            scores = np.stack([counts + 1000 * np.isin(np.arange(number), row + 1)
+                               for row in rows[start : start + job["block_size"]]]).astype("float32")
+            save_file({"scores": scores}, folder / f"scores-{block:05d}.safetensors")
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A worker that scores the items behind those of the history first, then by frequency."""
+    path = tmp_path / "worker.py"
+    path.write_text(textwrap.dedent(STAND_IN))
+    monkeypatch.setattr(sequential, "WORKER", path)
+    monkeypatch.setenv(sequential.PYTHON_VARIABLE, sys.executable)
+
+
+def test_scores_come_back_in_order_over_several_blocks(stand_in, monkeypatch, tmp_path):
+    monkeypatch.setattr(SASRec, "block_size", 2)
+    model = SASRec(LOG.item_ids, **TINY).fit(SPLITS["train"], SPLITS["validation"])
+    histories = [np.array([place]) for place in range(5)]
+    slates = model.recommend(histories, 2, exclude=histories)
+    assert slates[:, 0].tolist() == [1, 2, 3, 4, 5]
+    loaded = Baseline.from_pretrained(model.save_pretrained(tmp_path / "saved"))
+    assert isinstance(loaded, SASRec)
+    assert loaded.num_parameters() == 7
+    np.testing.assert_array_equal(loaded.recommend(histories, 2, exclude=histories), slates)
+    np.testing.assert_array_equal(loaded.scores(histories[:1]), model.scores(histories[:1]))
+
+
+def test_the_worker_gets_targets_of_validation_alone(stand_in):
+    targets = SASRec(LOG.item_ids, **TINY).fit(SPLITS["train"], SPLITS["validation"]).state["targets"]
+    index = {item: row for row, item in enumerate(LOG.item_ids)}
+    assert targets.tolist() == [index[item] for row in SPLITS["validation"]["target_item_ids"] for item in row]
+    assert not len(SASRec(LOG.item_ids, **TINY).fit(SPLITS["train"]).state["targets"])
+
+
+def test_what_the_worker_said_is_in_the_error(stand_in):
+    with pytest.raises(RuntimeError, match=r"hstu failed(?s:.)*the loss is not finite"):
+        HSTU(LOG.item_ids, **{**TINY, "learning_rate": 2.0}).fit(SPLITS["train"])
+
+
+def test_without_an_interpreter_it_says_how_to_make_one(monkeypatch, tmp_path):
+    monkeypatch.setenv(sequential.PYTHON_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(RuntimeError, match="make rectools"):
+        BERT4Rec(LOG.item_ids, **TINY).fit(SPLITS["train"])
+
+
+def test_settings_that_cannot_work():
+    with pytest.raises(ValueError, match="loss is 'softplus'"):
+        SASRec(LOG.item_ids, loss="softplus")
+    with pytest.raises(ValueError, match="multiple of heads"):
+        SASRec(LOG.item_ids, factors=10, heads=4)
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        SASRec(LOG.item_ids).scores([[1]])
+
+
+def rectools_is_at_hand() -> bool:
+    try:
+        sequential.rectools_python()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not rectools_is_at_hand(), reason="RecTools wants NumPy < 2: `make rectools` builds its environment"
+)
+@pytest.mark.parametrize("kind", [SASRec, BERT4Rec, HSTU])
+def test_rectools_models_learn_and_load_again_with_the_same_scores(kind, tmp_path):
+    options = {**TINY, "epochs": 20, "eval_every": 10, "patience": 0, "batch_size": 16}
+    model = kind(LOG.item_ids, **options).fit(SPLITS["train"], SPLITS["validation"])
+    loaded = Baseline.from_pretrained(model.save_pretrained(tmp_path / "saved"))
+    evaluator = SlateEvaluator(
+        SPLITS["validation"], LOG.item_ids, exclude_history=True, progress=False, num_resamples=0
+    )
+    judged = evaluator.evaluate(loaded).primary_value
+    # The worker judged the epoch that it kept; weights, items and exclusions survived the way through the files.
+    assert judged == pytest.approx(dict(model.outcome["history"])[model.outcome["epoch"]], abs=1e-6)
+    assert judged > evaluator.evaluate(Popularity(LOG.item_ids).fit(SPLITS["train"])).primary_value
+    assert np.isfinite(loaded.scores([np.array([], dtype=np.int64)])[0, model.state["item_order"]]).all()
