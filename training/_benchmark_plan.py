@@ -69,6 +69,7 @@ class BenchmarkPlan:
         systems: name -> its plan; a mixture comes after its parts.
         tokenizers: name -> options of `training.fit_tokenizer`, and `by_dataset` changes of them.
         tuned_on: seed of the trials.
+        num_trials: dataset -> how many of each system's trials are run there, the first ones; all by default.
         slate_size, exclude_history, diversity_embeddings: the protocol, the same for every system.
     """
 
@@ -76,9 +77,14 @@ class BenchmarkPlan:
     systems: Mapping[str, SystemPlan]
     tokenizers: Mapping[str, Mapping[str, Any]]
     tuned_on: int = 0
+    num_trials: Mapping[str, int] = field(default_factory=dict)
     slate_size: int = 5
     exclude_history: bool = True
     diversity_embeddings: str = "text"
+
+    def trials(self, system: SystemPlan, dataset: str) -> range:
+        """Numbers of the trials that a system gets on a dataset."""
+        return range(min(len(system.trials), self.num_trials.get(dataset, len(system.trials))))
 
 
 def load_plan(path: str | Path) -> BenchmarkPlan:
@@ -109,6 +115,8 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
     tuned = {name: len(system.trials) for name, system in systems.items() if len(system.trials) > 1}
     if len(set(tuned.values())) > 1:
         raise ValueError(f"{path}: every tuned system gets the same number of trials; here they are {tuned}.")
+    if any(number < 1 for number in content.get("num_trials", {}).values()):
+        raise ValueError(f"{path}: num_trials must be at least 1 everywhere.")
     return BenchmarkPlan(systems=systems, **{"tokenizers": {}, **content})
 
 

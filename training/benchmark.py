@@ -57,10 +57,10 @@ class Benchmark:
 
     def tune(self, system: SystemPlan) -> int:
         """The trial with the best validation figure, all of them with the plan's one seed."""
-        if len(system.trials) == 1:
+        trials = self.plan.trials(system, self.dataset)
+        if len(trials) == 1:
             return 0
         metric = f"ndcg@{self.plan.slate_size}"
-        trials = range(len(system.trials))
         scores = [self.fit(system, trial, self.plan.tuned_on)[1].validation[metric] for trial in trials]
         best = max(trials, key=scores.__getitem__)
         listed = ", ".join(f"{score:.4f}" for score in scores)

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 import yaml
 
+from higr_hf.baselines.base import baseline_class
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
+from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
 from training import _benchmark_systems, benchmark
-from training._benchmark_plan import load_plan
+from training._args import TrainerArguments, parse_recipe
+from training._benchmark_plan import SLATES, load_plan
+from training._benchmark_systems import Workbench
+from training._data import DataArguments
+from training._model import ModelArguments
 
 LOG = {"num_users": 40, "length": 18, "noise": 0.3}
 EASE = {"kind": "ease", "system": "ease", "deterministic": True, "trials": [{"l2": 1.0}, {"l2": 20.0}, {"l2": 400.0}]}
@@ -245,4 +251,22 @@ def test_names_that_are_not_in_the_plan(folder, finished):
 
 def test_the_committed_plan_is_whole():
     chosen = load_plan(benchmark.PLAN)
-    assert {"popularity", "ease", "sasrec", "bert4rec", "hstu", "sasrec+ease"} <= set(chosen.systems)
+    assert {system.system for system in chosen.systems.values()} == set(SYSTEMS)
+    for system in chosen.systems.values():
+        assert len(chosen.trials(system, "movielens-1m")) == min(2, len(system.trials))
+
+
+@pytest.mark.parametrize("name", [name for name, system in load_plan(benchmark.PLAN).systems.items()])
+def test_every_committed_trial_has_settings_that_its_system_takes(name, tmp_path):
+    chosen = load_plan(benchmark.PLAN)
+    system = chosen.systems[name]
+    for dataset in chosen.datasets:
+        for trial in range(len(system.trials)):
+            settings = system.settings_of(dataset, trial)
+            if system.kind == SLATES:
+                words = Workbench(chosen, dataset, tmp_path).command(**settings, output_dir=tmp_path, seed=0)
+                _, options, _ = parse_recipe((DataArguments, ModelArguments, TrainerArguments), words)
+                options.settings()
+            elif system.kind != "mixture":
+                options = {"codebook_sizes": [4]} if system.tokenizer else {}
+                baseline_class(system.kind)(["a", "b"], **settings, **options)
