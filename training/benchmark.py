@@ -103,7 +103,7 @@ class Benchmark:
             dataset=self.dataset,
             system=system.system,
             variant=system.variant,
-            metrics={**judged.metrics, "parameters": outcome.parameters},
+            metrics={**judged.metrics, "million_parameters": outcome.parameters / 1e6},
             seed=seed,
             seconds=outcome.seconds,
             n_users=judged.counts["users"],

@@ -99,7 +99,7 @@ def test_a_row_a_system_and_seed_and_one_of_deterministic_systems(folder, finish
     assert {row["dataset"] for row in rows} == {"own"}
     for row in rows:
         assert {"ndcg@5", "recall@5", "view_ndcg@5", "diversity", "coverage", "validity"} <= set(row["metrics"])
-        assert row["metrics"]["parameters"] > 0
+        assert row["metrics"]["million_parameters"] > 0
         assert row["n_users"] == 40
 
 
