@@ -4,6 +4,7 @@
     higr recommend MODEL --titles --history "Toy Story (1995); Heat (1995)"
     higr recommend MODEL --input requests.jsonl --output slates.jsonl
     higr inspect MODEL --item 50 --prefix "12,3"
+    higr app MODEL --compare OTHER
 
 MODEL is a directory or a Hub id. What goes wrong is said in one line on stderr, and the exit status is 1 (2 for a
 command line that makes no sense).
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _recommend_parser(commands)
     _inspect_parser(commands)
+    _app_parser(commands)
     return parser
 
 
@@ -125,6 +127,26 @@ def _inspect_parser(commands: Any) -> None:
         "--prefix", help="show what lies below a prefix: codes '12,3' or tokens '<a_12><b_3>'; '' for the root"
     )
     command.add_argument("--limit", type=int, default=20, help="children and items listed at most")
+
+
+def _app_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "app",
+        help="serve a page to look at a model, or at two side by side; or write it as a Space",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=_app)
+    command.add_argument("place", metavar="MODEL", help="directory, or id on the Hub")
+    command.add_argument("--compare", metavar="OTHER", help="a second model, shown beside the first")
+    command.add_argument("--revision", help="commit, tag or branch of MODEL on the Hub")
+    command.add_argument("--compare-revision", metavar="REVISION", help="the same of OTHER")
+    command.add_argument("--title", default="HiGR slates", help="of the page")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument("--port", type=int, help="the first free one from 7860 by default")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    command.add_argument(
+        "--space", metavar="FOLDER", help="write a folder for a Space of the Hub instead of serving; see training.push"
+    )
 
 
 # ---- higr recommend
@@ -250,6 +272,31 @@ def _read_for_inspection(place: str, revision: str | None, tokenizer_class: Any)
         if local:
             raise
         return tokenizer, None
+
+
+# ---- higr app
+
+
+def _app(options: argparse.Namespace) -> None:
+    try:
+        from .app import SlateModel
+        from .app.page import build_page, serve
+        from .app.space import write_space
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise CommandError("The page needs gradio: pip install 'higr_hf[app]'.") from error
+    wanted = [(options.place, options.revision)]
+    if options.compare is not None:
+        wanted.append((options.compare, options.compare_revision))
+    if options.space is not None:
+        folder = write_space(options.space, *zip(*wanted, strict=True), title=options.title)
+        print(
+            f"wrote {folder}: run `python app.py` in it, or share it with `python -m training.push --space {folder}`"
+        )
+        return
+    models = [SlateModel.load(place, revision, options.device) for place, revision in wanted]
+    serve(build_page(models, options.title), options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Share what a run made: model, tokenizer, quantiser and preferences, each with its card.
+"""Share what a run made: model, tokenizer, quantiser, preferences and a page to look at it, each with its card.
 
     python -m training.push --model runs/quickstart/model --quantizer runs/quickstart/quantizer \\
         --report runs/quickstart --repo_id me/higr-movielens --private true
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from higr_hf.cards import write_card
-from higr_hf.hub import PushResult, ReleaseFile, dataset_files, push_files, release_files
+from higr_hf.hub import PushResult, ReleaseFile, dataset_files, push_files, release_files, space_files
 
 from ._args import parse_recipe, run
 
@@ -38,6 +38,12 @@ class PushArguments:
     preferences_repo_id: str | None = field(
         default=None, metadata={"help": "Its repository; by default --repo_id with -preferences at the end."}
     )
+    space: str | None = field(
+        default=None, metadata={"help": "Directory of a Space, as `higr app MODEL --space` left it."}
+    )
+    space_repo_id: str | None = field(
+        default=None, metadata={"help": "Its repository; by default --repo_id with -space at the end."}
+    )
     report: str | None = field(
         default=None, metadata={"help": "report.json of the run, or its directory: the card is written from it first."}
     )
@@ -49,9 +55,16 @@ class PushArguments:
     dry_run: bool = field(default=False, metadata={"help": "List the files and stop; nothing is sent."})
 
     def __post_init__(self) -> None:
-        if not any((self.model, self.tokenizer, self.quantizer, self.preferences)):
-            raise ValueError("there is nothing to push: give --model, --tokenizer, --quantizer or --preferences")
-        if not self.repo_id and not (self.preferences and self.preferences_repo_id and not self._releases):
+        if not any((self._releases, self.preferences, self.space)):
+            raise ValueError(
+                "there is nothing to push: give --model, --tokenizer, --quantizer, --preferences or --space"
+            )
+        unnamed = (
+            self._releases,
+            self.preferences and not self.preferences_repo_id,
+            self.space and not self.space_repo_id,
+        )
+        if not self.repo_id and any(unnamed):
             raise ValueError("--repo_id is missing: the repository to push to, owner/name")
         if self.report and not self._releases:
             raise ValueError("--report makes the card of a model, tokenizer or quantiser, and none is given")
@@ -75,6 +88,8 @@ def main(argv: list[str] | None = None) -> list[PushResult]:
     if options.preferences:
         target = options.preferences_repo_id or f"{options.repo_id}-preferences"
         uploads.append(("dataset", target, dataset_files(options.preferences)))
+    if options.space:
+        uploads.append(("space", options.space_repo_id or f"{options.repo_id}-space", space_files(options.space)))
     for repo_type, repo_id, files in uploads:
         _list(repo_type, repo_id, files)
     if options.dry_run:
@@ -103,7 +118,7 @@ def _push(options: PushArguments, repo_type: str, repo_id: str, files: list[Rele
     print(f"{result.url}" if result.changed else f"{result.repo_id} holds exactly this already, at {result.commit}")
     if repo_type == "dataset":
         print(f'load it with load_dataset("{result.repo_id}", revision="{result.commit}")')
-    else:
+    elif repo_type == "model":
         print(f'load it with from_pretrained("{result.repo_id}", revision="{result.commit}", trust_remote_code=True)')
     return result
 

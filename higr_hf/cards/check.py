@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCard, EvalResult, ModelCard
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, SpaceCard
 
-_CARDS = {"model": ModelCard, "dataset": DatasetCard}
+_CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 
 
 def check_card(text: str, repo_type: str = "model") -> list[str]:
@@ -19,7 +19,7 @@ def check_card(text: str, repo_type: str = "model") -> list[str]:
 
     Args:
         text: the whole README.md.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
 
     Example:
         >>> check_card("# No metadata")

@@ -1,10 +1,18 @@
-"""Models, tokenizers, quantisers and preference datasets to the Hub: in one commit, checked, and said clearly."""
+"""Models, tokenizers, quantisers, preferences and Spaces to the Hub: in one commit, checked, and said clearly."""
 
 from __future__ import annotations
 
 from .errors import HubError
-from .files import ReleaseFile, dataset_files, model_files, quantizer_files, release_files, tokenizer_files
-from .push import PushResult, push_dataset, push_files, push_release
+from .files import (
+    ReleaseFile,
+    dataset_files,
+    model_files,
+    quantizer_files,
+    release_files,
+    space_files,
+    tokenizer_files,
+)
+from .push import PushResult, push_dataset, push_files, push_release, push_space
 
 __all__ = [
     "HubError",
@@ -15,7 +23,9 @@ __all__ = [
     "push_dataset",
     "push_files",
     "push_release",
+    "push_space",
     "quantizer_files",
     "release_files",
+    "space_files",
     "tokenizer_files",
 ]

@@ -172,6 +172,23 @@ def dataset_files(directory: str | Path) -> list[ReleaseFile]:
     return [*(ReleaseFile(path.name, path) for path in [*tables, *about]), *card_files(directory)]
 
 
+def space_files(directory: str | Path) -> list[ReleaseFile]:
+    """A Space: the whole folder that `higr_hf.app.space.write_space` wrote.
+
+    Raises:
+        FileNotFoundError: when there is no such directory.
+        HubError: when it holds no Space.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"There is no Space {directory}: write one with `higr app MODEL --space FOLDER`.")
+    missing = [name for name in ("app.py", "requirements.txt", CARD) if not (directory / name).is_file()]
+    if missing:
+        raise HubError(f"{directory} has no {missing[0]}: write a Space with `higr app MODEL --space FOLDER`.")
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return [ReleaseFile(path.relative_to(directory).as_posix(), path) for path in paths]
+
+
 def card_files(directory: Path) -> list[ReleaseFile]:
     """The card, the terms it may link to, and the pictures that it shows; none where there is no card.
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationDelete, DatasetCard, HfApi, get_token
+from huggingface_hub import CommitOperationDelete, HfApi, RepoCard, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from ..cards.check import check_card
 from ..cards.render import PLACEHOLDER
 from ..item_table_higr import SIDS_FILE
 from .errors import HubError, explained
-from .files import CARD, INDEX, WEIGHTS, ReleaseFile, dataset_files, release_files
+from .files import CARD, INDEX, WEIGHTS, ReleaseFile, dataset_files, release_files, space_files
 
 MAIN = "main"
 
@@ -25,7 +25,7 @@ class PushResult:
 
     Attributes:
         repo_id: with the owner.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
         commit: id of the commit; load with `revision=` this to get these files for ever.
         url: of the commit.
         files: what the release consists of.
@@ -85,6 +85,23 @@ def push_dataset(repo_id: str, directory: str | Path, **options: object) -> Push
     return push_files(dataset_files(directory), repo_id, repo_type="dataset", **options)
 
 
+def push_space(repo_id: str, directory: str | Path, **options: object) -> PushResult:
+    """Upload a Space, written by `higr_hf.app.space.write_space`, in one commit.
+
+    Args:
+        repo_id: `name` or `owner/name`.
+        directory: holds `app.py`, `requirements.txt` and `README.md`.
+        **options: of [`push_files`].
+
+    Returns:
+        Where it is.
+
+    Raises:
+        HubError: see [`push_files`].
+    """
+    return push_files(space_files(directory), repo_id, repo_type="space", **options)
+
+
 def push_files(
     files: Sequence[ReleaseFile],
     repo_id: str,
@@ -105,7 +122,7 @@ def push_files(
     Args:
         files: with a card among them.
         repo_id: `name` or `owner/name`.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
         branch: where to; made from `main` when it is missing.
         tag: name to give the commit, such as `v1.0`.
         private: whether a repository that is made is private. An existing one is not changed: asking for a private
@@ -131,7 +148,8 @@ def push_files(
             _check_kind(api, repo_id, repo_type, files)
     if not there:
         with explained(repo_id, "creating"):
-            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **sdk)
     with explained(repo_id, "preparing a branch of"):
         if branch != MAIN:
             api.create_branch(repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
@@ -217,8 +235,8 @@ def _check_kind(api: HfApi, repo_id: str, repo_type: str, files: Sequence[Releas
         # A model brings its tokenizer, so it may follow a tokenizer; the other way round it would lose its own.
         fits = found == wanted or (found, wanted) == ("a tokenizer", "higr")
     else:
-        found = "other rows"
-        fits = "higr" in (DatasetCard((remote(CARD) or b"").decode(errors="replace")).data.get("tags") or [])
+        found = {"dataset": "other rows", "space": "another app"}[repo_type]
+        fits = "higr" in (RepoCard((remote(CARD) or b"").decode(errors="replace")).data.get("tags") or [])
     if not fits:
         raise HubError(
             f"{repo_id} exists and holds something else ({found}): choose another name, or ask to replace it."

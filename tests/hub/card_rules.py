@@ -28,11 +28,22 @@ def validate(content: str, repo_type: str) -> tuple[list[str], list[str]]:
         errors += _model_index(metadata.get("model-index", []))
         if "base_model" in metadata and not REPO_ID.fullmatch(str(metadata["base_model"])):
             errors.append('"base_model" must be a repository id')
+    if repo_type == "space":
+        errors += _space(metadata)
     if repo_type == "dataset":
         for config in metadata.get("configs", []):
             if not isinstance(config, dict) or not {"config_name", "data_files"} <= config.keys():
                 errors.append('every one of "configs" needs "config_name" and "data_files"')
     return errors, []
+
+
+def _space(metadata: dict[str, Any]) -> list[str]:
+    errors = [f'"{name}" is required' for name in ("title", "sdk", "sdk_version") if not metadata.get(name)]
+    if len(str(metadata.get("short_description", ""))) > 60:
+        errors.append('"short_description" must have at most 60 characters')
+    if not all(REPO_ID.fullmatch(entry) for entry in metadata.get("models", [])):
+        errors.append('"models" must be ids of models')
+    return errors
 
 
 def _licence(metadata: dict[str, Any]) -> list[str]:

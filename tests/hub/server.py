@@ -20,7 +20,7 @@ from tests.hub import card_rules
 from tests.hub.state import Account, Blob, Commit, Hub, Refusal, Repository
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
-_API = rf"/api/(?P<kind>model|dataset)s/{_REPO}"
+_API = rf"/api/(?P<kind>model|dataset|space)s/{_REPO}"
 
 
 @dataclass
@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self, body: bytes, account: Account | None) -> Any:
         content = json.loads(body)
         kind, owner = content.get("type") or "model", content.get("organization") or (account and account.name)
-        prefix = "datasets/" if kind == "dataset" else ""
+        prefix = "" if kind == "model" else f"{kind}s/"
         url = f"{self.hub.url}/{prefix}{owner}/{content['name']}"
         try:
             self.hub.create(account, content)
@@ -248,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"files": self.hub.preupload(repository, revision, json.loads(body)["files"])}
 
     def batch(self, body: bytes, account: Account | None, repo: str, kind: str | None) -> Any:
-        self.hub.writable("dataset" if kind else "model", repo, account)
+        self.hub.writable(kind or "model", repo, account)
         content = json.loads(body)
         if content["operation"] != "upload" or content["hash_algo"] != "sha256" or "basic" not in content["transfers"]:
             raise Refusal(422, None, "only basic uploads of sha256 objects are known here")
@@ -280,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Type") != "application/x-ndjson":
             raise Refusal(400, None, "a commit is application/x-ndjson")
         commit = self.hub.commit(repository, revision, [json.loads(line) for line in body.splitlines()])
-        prefix = "datasets/" if kind == "dataset" else ""
+        prefix = "" if kind == "model" else f"{kind}s/"
         url = f"{self.hub.url}/{prefix}{repo}/commit/{commit.oid}"
         return {"success": True, "commitOid": commit.oid, "commitUrl": url}
 
@@ -345,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
     def resolve(
         self, body: bytes, account: Account | None, repo: str, revision: str, file: str, kind: str | None
     ) -> Any:
-        repository = self.hub.readable("dataset" if kind else "model", repo, account)
+        repository = self.hub.readable(kind or "model", repo, account)
         commit, blob = repository.file(revision, file)
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
         if blob.large:
@@ -383,7 +383,7 @@ _ROUTES = [
     (("POST",), r"/api/verify", _Handler.verify),
     (("PUT",), r"/store/(?P<oid>[0-9a-f]{64})", _Handler.put),
     (_READ, r"/store/(?P<oid>[0-9a-f]{64})", _Handler.download),
-    (("POST",), rf"/(?P<kind>datasets/)?{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
+    (("POST",), rf"/(?:(?P<kind>dataset|space)s/)?{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (("POST",), rf"{_API}/preupload/(?P<revision>.+)", _Handler.preupload),
     (("POST",), rf"{_API}/commit/(?P<revision>.+)", _Handler.commit),
     (("POST",), rf"{_API}/(?P<what>branch|tag)/(?P<name>.+)", _Handler.point),
@@ -391,5 +391,5 @@ _ROUTES = [
     (_READ, rf"{_API}/refs", _Handler.refs),
     (_READ, rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
     (_READ, rf"{_API}(?:/revision/(?P<revision>.+))?", _Handler.info),
-    (_READ, rf"/(?P<kind>datasets/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
+    (_READ, rf"/(?:(?P<kind>dataset|space)s/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
 ]

@@ -151,6 +151,8 @@ class Hub:
         name = f"{owner}/{body['name']}"
         if owner != account.name or account.role != "write":
             raise Refusal(403, None, f"You don't have the rights to create a {kind} under the namespace {owner}")
+        if kind == "space" and body.get("sdk") not in ("gradio", "docker", "static"):
+            raise Refusal(400, None, "a Space needs an sdk")
         if (kind, name) in self.repositories:
             raise Refusal(409, None, f"You already created this {kind} repo")
         repository = Repository(name, kind, private=body.get("visibility") == "private")
