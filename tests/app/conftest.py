@@ -1,4 +1,4 @@
-"""A small catalogue with titles and categories, two checkpoints of it, the page of both, and a browser to look at it."""
+"""A small catalogue with titles and categories, two checkpoints of it, their page, and a browser to look at it."""
 
 from __future__ import annotations
 

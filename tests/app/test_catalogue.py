@@ -66,8 +66,15 @@ def test_choices_are_titles_of_offered_items(tokenizer):
 
 @pytest.mark.parametrize(
     ("typed", "item"),
-    [("i3", "i3"), (" film 03 (1973) ", "i3"), ("Film 03", "i3"), ("Film", "Film"), ("twins (1988)", "twins (1988)"), ("", "")],
-)  # fmt: skip
+    [
+        ("i3", "i3"),
+        (" film 03 (1973) ", "i3"),
+        ("Film 03", "i3"),
+        ("Film", "Film"),
+        ("twins (1988)", "twins (1988)"),
+        ("", ""),
+    ],
+)
 def test_what_can_only_mean_one_item_is_completed(tokenizer, typed, item):
     assert CatalogueView(tokenizer).complete(typed) == item
 
