@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,11 @@ PYTHON_VARIABLE = "HIGR_RECTOOLS_PYTHON"
 DEFAULT_PYTHON = Path(".venv-rectools/bin/python")
 
 
-class SequentialBaseline(ScoringBaseline):
-    """A sequential transformer of RecTools; its next-item scores rank the catalogue, the M best are the slate.
+@dataclass(frozen=True)
+class SequentialSettings:
+    """Size and training of a sequential model, in this package's words.
 
-    RecTools needs NumPy below 2 and higr_hf does not run there, so `fit` and `recommend` start the interpreter that
-    `HIGR_RECTOOLS_PYTHON` names, by default `.venv-rectools/bin/python`, which `make rectools` builds.
-
-    Args:
-        item_ids: the catalogue; the place in it is the item index.
+    Attributes:
         factors: width.
         blocks: transformer blocks.
         heads: attention heads.
@@ -51,41 +49,51 @@ class SequentialBaseline(ScoringBaseline):
         slate_size: M of the validation slates.
         exclude_history: whether validation slates may repeat the history.
         seed: of weights, order and dropout.
+    """
+
+    factors: int = 64
+    blocks: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    max_history: int = 50
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 60
+    eval_every: int = 5
+    patience: int = 4
+    loss: str = "softmax"
+    negatives: int = 1
+    split_long: bool = True
+    mask_rate: float = 0.2
+    temperature: float = 0.05
+    slate_size: int = 5
+    exclude_history: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("softmax", "BCE", "gBCE", "sampled_softmax"):
+            raise ValueError(f"loss is {self.loss!r}: use softmax, BCE, gBCE or sampled_softmax.")
+        if self.factors % self.heads:
+            raise ValueError(f"factors ({self.factors}) must be a multiple of heads ({self.heads}).")
+
+
+class SequentialBaseline(ScoringBaseline):
+    """A sequential transformer of RecTools; its next-item scores rank the catalogue, the M best are the slate.
+
+    RecTools needs NumPy below 2 and higr_hf does not run there, so `fit` and `recommend` start the interpreter that
+    `HIGR_RECTOOLS_PYTHON` names, by default `.venv-rectools/bin/python`, which `make rectools` builds.
+
+    Args:
+        item_ids: the catalogue; the place in it is the item index.
+        **settings: fields of [`SequentialSettings`].
 
     Raises:
         ValueError: for a loss that does not exist, or heads that do not divide the width.
         RuntimeError: without an interpreter that has RecTools, or when its process fails, with what it said.
     """
 
-    def __init__(
-        self,
-        item_ids: Sequence[str],
-        *,
-        factors: int = 64,
-        blocks: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
-        max_history: int = 50,
-        learning_rate: float = 1e-3,
-        batch_size: int = 128,
-        epochs: int = 60,
-        eval_every: int = 5,
-        patience: int = 4,
-        loss: str = "softmax",
-        negatives: int = 1,
-        split_long: bool = True,
-        mask_rate: float = 0.2,
-        temperature: float = 0.05,
-        slate_size: int = 5,
-        exclude_history: bool = True,
-        seed: int = 0,
-    ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "item_ids", "__class__")}
-        super().__init__(item_ids, **settings)
-        if loss not in ("softmax", "BCE", "gBCE", "sampled_softmax"):
-            raise ValueError(f"loss is {loss!r}: use softmax, BCE, gBCE or sampled_softmax.")
-        if factors % heads:
-            raise ValueError(f"factors ({factors}) must be a multiple of heads ({heads}).")
+    def __init__(self, item_ids: Sequence[str], **settings: Any) -> None:
+        super().__init__(item_ids, **asdict(SequentialSettings(**settings)))
         self.state: Arrays = {}
         self.outcome: dict[str, Any] = {}
 
