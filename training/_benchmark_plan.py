@@ -17,6 +17,29 @@ SLATES = "slates"
 
 
 @dataclass(frozen=True)
+class DatasetPlan:
+    """A log, how it is split, and what is asked of every system there.
+
+    Attributes:
+        data: options of `DataArguments`; its `slate_size` is the events that are held out, `list_size` by default.
+        list_size: M, items that are recommended.
+        exclude_history: whether items of the history may not be recommended.
+        num_trials: how many of each system's trials are run, the first ones; all by default.
+        systems: which systems are measured; all by default.
+    """
+
+    data: Mapping[str, Any]
+    list_size: int = 5
+    exclude_history: bool = True
+    num_trials: int | None = None
+    systems: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.list_size < 1 or (self.num_trials is not None and self.num_trials < 1):
+            raise ValueError("list_size and num_trials must be at least 1")
+
+
+@dataclass(frozen=True)
 class SystemPlan:
     """A line of the benchmark.
 
@@ -65,26 +88,23 @@ class BenchmarkPlan:
     """All of it.
 
     Attributes:
-        datasets: name -> options of `DataArguments`.
+        datasets: name -> its plan.
         systems: name -> its plan; a mixture comes after its parts.
         tokenizers: name -> options of `training.fit_tokenizer`, and `by_dataset` changes of them.
         tuned_on: seed of the trials.
-        num_trials: dataset -> how many of each system's trials are run there, the first ones; all by default.
-        slate_size, exclude_history, diversity_embeddings: the protocol, the same for every system.
+        diversity_embeddings: what slate diversity is measured on.
     """
 
-    datasets: Mapping[str, Mapping[str, Any]]
+    datasets: Mapping[str, DatasetPlan]
     systems: Mapping[str, SystemPlan]
     tokenizers: Mapping[str, Mapping[str, Any]]
     tuned_on: int = 0
-    num_trials: Mapping[str, int] = field(default_factory=dict)
-    slate_size: int = 5
-    exclude_history: bool = True
     diversity_embeddings: str = "text"
 
     def trials(self, system: SystemPlan, dataset: str) -> range:
         """Numbers of the trials that a system gets on a dataset."""
-        return range(min(len(system.trials), self.num_trials.get(dataset, len(system.trials))))
+        most = self.datasets[dataset].num_trials
+        return range(len(system.trials) if most is None else min(most, len(system.trials)))
 
 
 def load_plan(path: str | Path) -> BenchmarkPlan:
@@ -98,14 +118,14 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a benchmark is a mapping of datasets, systems and tokenizers.")
     _known(content, BenchmarkPlan, str(path))
+    datasets = {
+        name: _made(DatasetPlan, options, f"{path}: dataset {name!r}")
+        for name, options in (content.pop("datasets", None) or {}).items()
+    }
     systems: dict[str, SystemPlan] = {}
     for name, options in (content.pop("systems", None) or {}).items():
         where = f"{path}: system {name!r}"
-        _known({"name": name, **options}, SystemPlan, where)
-        try:
-            system = SystemPlan(name=name, **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from error
+        system = _made(SystemPlan, {"name": name, **options}, where)
         missing = [part for part in system.parts if part not in systems]
         if missing:
             raise ValueError(f"{where}: its part {missing[0]!r} does not stand before it.")
@@ -115,9 +135,20 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
     tuned = {name: len(system.trials) for name, system in systems.items() if len(system.trials) > 1}
     if len(set(tuned.values())) > 1:
         raise ValueError(f"{path}: every tuned system gets the same number of trials; here they are {tuned}.")
-    if any(number < 1 for number in content.get("num_trials", {}).values()):
-        raise ValueError(f"{path}: num_trials must be at least 1 everywhere.")
-    return BenchmarkPlan(systems=systems, **{"tokenizers": {}, **content})
+    for name, dataset in datasets.items():
+        unknown = sorted(set(dataset.systems or ()) - set(systems))
+        if unknown:
+            raise ValueError(f"{path}: dataset {name!r}: there is no system {unknown[0]!r}.")
+    return BenchmarkPlan(datasets=datasets, systems=systems, **{"tokenizers": {}, **content})
+
+
+def _made(kind: type, options: Mapping[str, Any], where: str) -> Any:
+    """A part of the plan, its errors saying where it stands."""
+    _known(options, kind, where)
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _known(options: Mapping[str, Any], kind: type, where: str) -> None:

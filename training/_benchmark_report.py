@@ -29,7 +29,7 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
     Returns:
         One row a pair, with `<metric>_gain@M` and the bounds `_low`, `_high` and `_p` of its interval.
     """
-    size = plan.slate_size
+    size = plan.datasets[dataset].list_size
     rows = []
     for ours in (name for name in results if plan.systems[name].system == "higr"):
         for other in (name for name in results if plan.systems[name].system != "higr"):
@@ -72,8 +72,8 @@ def render_report(document: str | Path, plan: BenchmarkPlan, results: str | Path
     """Fill in the document's tables, and draw a plot a dataset beside it, in `docs/plots/`."""
     rows = read_rows(Path(results) / "benchmark.jsonl")
     folder = Path(document).parent / "docs" / "plots"
-    metric = f"ndcg@{plan.slate_size}"
-    for dataset in plan.datasets:
+    for dataset, protocol in plan.datasets.items():
+        metric = f"ndcg@{protocol.list_size}"
         # The later row of one run stands for it, as in the tables.
         latest = {
             (row["system"], row["variant"], row["seed"]): row["metrics"][metric]

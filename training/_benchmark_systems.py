@@ -59,7 +59,8 @@ class Workbench:
     arguments: DataArguments = field(init=False)
 
     def __post_init__(self) -> None:
-        options = {**self.plan.datasets[self.name], "slate_size": self.plan.slate_size}
+        self.protocol = self.plan.datasets[self.name]
+        options = {"slate_size": self.protocol.list_size, **self.protocol.data}
         self.options = {key: json.dumps(v) if isinstance(v, (dict, list)) else v for key, v in options.items()}
         self.arguments = DataArguments(**self.options)
 
@@ -82,9 +83,9 @@ class Workbench:
         return SlateEvaluator(
             self.data[1][split],
             self.item_ids,
-            slate_size=self.plan.slate_size,
+            slate_size=self.protocol.list_size,
             embeddings=self._embeddings,
-            exclude_history=self.plan.exclude_history,
+            exclude_history=self.protocol.exclude_history,
             batch_size=batch_size,
             num_resamples=1000 if split == "test" else 0,
             progress=False,
@@ -133,6 +134,7 @@ def fit_system(
     if system.kind == SLATES:
         tokenizer = bench.tokenizer(system.tokenizer, seed)
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
+        options["exclude_history"] = bench.protocol.exclude_history
         train.main(bench.command(**options, resume_from_checkpoint=True))
         return load_system(bench, system, settings, work / "model")
     if system.kind == Mixture.kind:
@@ -140,7 +142,11 @@ def fit_system(
         return _baseline(Mixture(bench.item_ids, first=first, second=second, **settings), bench)
     options: dict[str, Any] = dict(settings)
     if not system.deterministic:
-        options |= {"seed": seed, "slate_size": bench.plan.slate_size, "exclude_history": bench.plan.exclude_history}
+        options |= {
+            "seed": seed,
+            "slate_size": bench.protocol.list_size,
+            "exclude_history": bench.protocol.exclude_history,
+        }
     if system.tokenizer is not None:
         tokenizer = HiGRTokenizer.from_pretrained(bench.tokenizer(system.tokenizer, seed), local_files_only=True)
         options |= {"codebook_sizes": list(tokenizer.codebook_sizes), "codes": np.array(tokenizer.codes)}
@@ -157,11 +163,11 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
     if list(tokenizer.item_ids) != bench.item_ids:
         raise ValueError(f"{path} has another catalogue than {bench.name}: remove it and train again.")
     recommender = SlateRecommender(
-        model, tokenizer, bench.plan.slate_size, settings.get("wish"), dict(settings.get("generation", {}))
+        model, tokenizer, bench.protocol.list_size, settings.get("wish"), dict(settings.get("generation", {}))
     )
     return System(recommender, model.num_parameters(), lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
 
 
 def _baseline(baseline: Baseline, bench: Workbench) -> System:
-    size = bench.plan.slate_size
+    size = bench.protocol.list_size
     return System(lambda batch: baseline(batch, size), baseline.num_parameters(), baseline.save_pretrained)

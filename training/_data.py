@@ -15,6 +15,7 @@ from higr_hf.data import (
     LogInfo,
     basket_splits,
     item_embeddings,
+    k_core,
     leave_last_out,
     load_source,
     read_log,
@@ -67,6 +68,9 @@ class DataArguments:
     engaged_rule: str | None = field(
         default=None, metadata={"help": "What enters histories and targets in your log, such as 'click'."}
     )
+    min_item_events: int = field(
+        default=1, metadata={"help": "Drop items, and users of one event, below so many engaged events (k-core)."}
+    )
     slate_size: int = field(default=5, metadata={"help": "M, items a slate."})
     protocol: str = field(
         default="leave-last-out",
@@ -79,8 +83,9 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"--protocol is {self.protocol!r}: use one of {sorted(PROTOCOLS)}")
-        if self.slate_size < 1:
-            raise ValueError(f"--slate_size must be at least 1, got {self.slate_size}")
+        for name in ("slate_size", "min_item_events"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         own = ("items", "feedback", "view_rule", "negative_rule", "engaged_rule")
         given = [name for name in own if getattr(self, name) is not None]
         if given and self.interactions is None:
@@ -109,6 +114,8 @@ def load_splits(args: DataArguments) -> tuple[InteractionLog, DatasetDict]:
     fixed = {"slate_size": args.slate_size} if options.pop("slate_size", None) else {}
     chosen = mapping("split_options", args.split_options, options)
     log = _source(args) if args.interactions is None else _own_log(args)
+    if args.min_item_events > 1:
+        log = k_core(log, min_user_events=2, min_item_events=args.min_item_events)
     splits = protocol(log, **fixed, **chosen)
     if is_main_process():
         print(_credit(log.info), flush=True)

@@ -60,7 +60,7 @@ class Benchmark:
         trials = self.plan.trials(system, self.dataset)
         if len(trials) == 1:
             return 0
-        metric = f"ndcg@{self.plan.slate_size}"
+        metric = f"ndcg@{self.plan.datasets[self.dataset].list_size}"
         scores = [self.fit(system, trial, self.plan.tuned_on)[1].validation[metric] for trial in trials]
         best = max(trials, key=scores.__getitem__)
         listed = ", ".join(f"{score:.4f}" for score in scores)
@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
     for dataset in names["datasets"]:
         benchmark = Benchmark(plan, dataset, root)
         results[dataset] = {}
-        for name in names["only"]:
+        measured = plan.datasets[dataset].systems or plan.systems
+        for name in (name for name in names["only"] if name in measured):
             system = plan.systems[name]
             mine = [plan.tuned_on] if system.deterministic else seeds
             results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]

@@ -40,6 +40,13 @@ def test_nothing_is_excluded_unless_asked():
     assert fitted().recommend([[1]], slate_size=2).tolist() == [[1, 0]]
 
 
+def test_own_items_come_first_by_frequency_then_age():
+    popularity = Popularity(["a", "b", "c", "d"], own_first=True).fit(rows(["a", "b", "b"], ["b", "d"]))
+    history = np.array([3, 2, 0, 2, 3])
+    assert popularity.recommend([history, []], slate_size=4).tolist() == [[3, 2, 0, 1], [1, 0, 3, 2]]
+    assert popularity.recommend([history], slate_size=3, exclude=[[3, 0]]).tolist() == [[2, 1, -1]]
+
+
 def test_it_answers_the_evaluator():
     batch = {"history_indices": [[1], []], "exclude_indices": [np.array([1]), np.array([], dtype=np.int64)]}
     assert fitted()(batch, slate_size=2).tolist() == [[0, 3], [1, 0]]

@@ -40,7 +40,9 @@ MIXTURE = {
 }
 
 
-def plan(folder: Path, systems: dict[str, Any], name: str = "plan", **options: Any) -> Path:
+def plan(
+    folder: Path, systems: dict[str, Any], name: str = "plan", protocol: dict | None = None, **options: Any
+) -> Path:
     data = {
         "interactions": str(folder / "log.csv"),
         "items": str(folder / "items.csv"),
@@ -49,7 +51,7 @@ def plan(folder: Path, systems: dict[str, Any], name: str = "plan", **options: A
     }
     tokenizers = {"ids": {"method": "rq-kmeans", "embeddings": "collaborative", "codebook_sizes": [8, 8, 8]}}
     content = {
-        "datasets": {"own": data},
+        "datasets": {"own": {"data": data, **(protocol or {})}},
         "systems": systems,
         "tokenizers": tokenizers,
         "diversity_embeddings": "collaborative",
@@ -180,6 +182,21 @@ def test_another_setting_is_another_unit(folder, finished):
     assert len(folders) == 4
 
 
+def test_a_dataset_may_ask_for_another_protocol(folder):
+    """Leave one out, ranked at ten, the history allowed, one trial, and not every system."""
+    protocol = {"list_size": 10, "exclude_history": False, "num_trials": 1, "systems": ["ease"]}
+    popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
+    path = plan(folder, {"popularity": popularity, "ease": EASE}, "literature", protocol)
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["own"]["data"]["slate_size"] = 1
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    results = run(folder, path, name="literature")["own"]
+    assert list(results) == ["ease"]
+    assert {"hit@10", "ndcg@10"} <= set(results["ease"][0].metrics)
+    assert results["ease"][0].metrics["hit@10"] == results["ease"][0].metrics["recall@10"], "one target a user"
+    assert len(list((folder / "literature" / "own" / "ease").iterdir())) == 1
+
+
 @pytest.mark.slow
 def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
     higr = {
@@ -237,6 +254,8 @@ def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
         ({"systems": {"s": {**ITEM_VECTORS, "tokenizer": "other"}}}, "no tokenizer 'other'"),
         ({"systems": {"ease": EASE, "s": {**ITEM_VECTORS, "trials": [{}, {}]}}}, "same number of trials"),
         ({"systems": {"ease": EASE}, "sead": 1}, "unknown keys"),
+        ({"systems": {"ease": EASE}, "protocol": {"num_trials": 0}}, "must be at least 1"),
+        ({"systems": {"ease": EASE}, "protocol": {"systems": ["higr"]}}, "no system 'higr'"),
     ],
 )
 def test_a_plan_that_cannot_be_run_or_is_unfair_is_refused(tmp_path, change, said):

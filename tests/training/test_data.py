@@ -41,6 +41,17 @@ def test_rules_and_split_options_reach_the_log_and_the_protocol(tmp_path):
     assert log.interactions.loc[log.interactions["engaged"], "view"].all()
 
 
+def test_rare_items_are_dropped_before_the_split(tmp_path):
+    write_log(tmp_path, num_users=8)
+    whole, _ = load_splits(arguments(tmp_path))
+    log, splits = load_splits(arguments(tmp_path, slate_size=2, min_item_events=3))
+    assert 0 < len(log.items) < len(whole.items)
+    assert log.interactions["item_id"].value_counts().min() >= 3
+    assert {item for row in splits["test"]["target_item_ids"] for item in row} <= set(log.item_ids)
+    with pytest.raises(ValueError, match="--min_item_events must be at least 1"):
+        arguments(tmp_path, min_item_events=0)
+
+
 def test_the_feedback_column_is_found_under_the_persons_own_name(tmp_path):
     write_log(tmp_path, num_users=8)
     table = pd.read_csv(tmp_path / "log.csv").rename(columns={"rating": "stars"})
