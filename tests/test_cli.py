@@ -195,6 +195,26 @@ def test_a_place_without_a_model_is_said(model_dir, tmp_path, capsys):
     assert "is a file" in fails(capsys, "inspect", model_dir / "config.json")
 
 
+# ---- the page
+
+
+def test_the_page_is_served_or_written_as_a_space(model_dir, tmp_path, capsys, monkeypatch):
+    served = []
+    monkeypatch.setattr("higr_hf.app.page.serve", lambda page, host, port: served.append((page.title, host, port)))
+    run(capsys, "app", model_dir, "--compare", model_dir, "--title", "Films", "--port", 7999)
+    assert served == [("Films", "127.0.0.1", 7999)]
+    assert "python app.py" in run(capsys, "app", model_dir, "--space", tmp_path / "space")
+    assert (tmp_path / "space" / "app.py").is_file() and len(served) == 1
+    assert "no checkpoint directory" in fails(capsys, "app", tmp_path / "nowhere")
+
+
+def test_the_page_asks_for_gradio(model_dir, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in [name for name in sys.modules if name.startswith("higr_hf.app.")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert "pip install 'higr_hf[app]'" in fails(capsys, "app", model_dir)
+
+
 # ---- JSON lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub.utils import _http
 
 from higr_hf import CRQVAEConfig, CRQVAEModel, HiGRTokenizer, save_checkpoint
 from higr_hf.cards import write_card, write_dataset_card
+from higr_hf.item_categories import CATEGORIES_FILE
 from tests.hub.server import HubServer, serve
 from tests.model_tester import HiGRModelTester
 
@@ -35,7 +37,8 @@ def make_parts(root: Path, initializer_range: float = 0.4) -> Path:
     tokenizer = HiGRTokenizer.from_codes(ids, tester.codes.numpy(), tester.codebook_sizes, 3, 2)
     (root / "plots").mkdir(parents=True)
     (root / "plots" / "training.png").write_bytes(b"\x89PNG\r\n\x1a\n\0picture")
-    save_checkpoint(root / "model", tester.model(initializer_range=initializer_range), tokenizer)
+    categories = {CATEGORIES_FILE: json.dumps({"i1": ["Odd"]})}
+    save_checkpoint(root / "model", tester.model(initializer_range=initializer_range), tokenizer, categories)
     tokenizer.save_pretrained(root / "tokenizer")
     sizes = list(tester.codebook_sizes)
     CRQVAEModel(

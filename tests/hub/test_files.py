@@ -25,7 +25,7 @@ def code(directory) -> set[str]:
 
 
 def test_the_files_of_every_part(parts):
-    model = {"config.json", "generation_config.json", "model.safetensors", *TOKENIZER, *CARD}
+    model = {"config.json", "generation_config.json", "model.safetensors", "item_categories.json", *TOKENIZER, *CARD}
     assert paths(model_files(parts / "model")) == model | code(parts / "model")
     assert "modeling_higr.py" in code(parts / "model")
     needed = {"tokenization_higr.py", "item_table_higr.py", "vocabulary_higr.py"}

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from higr_hf import load_checkpoint
-from higr_hf.hub import HubError, model_files, push_dataset, push_files, push_release
+from higr_hf.app.space import write_space
+from higr_hf.hub import HubError, model_files, push_dataset, push_files, push_release, push_space
 from tests.hub.conftest import REPORT, make_parts
 from tests.hub.server import Fault
 from training import push
@@ -131,6 +132,24 @@ def test_something_else_is_not_overwritten(client, parts):
         push_dataset("ann/rows", parts / "preferences")
 
 
+def test_a_space_is_pushed_whole_and_only_over_one_of_ours(client, parts, tmp_path):
+    folder = write_space(tmp_path / "page", [str(parts / "model")])
+    result = push_space("page", folder, private=True)
+    assert (result.repo_id, result.repo_type, result.changed) == ("ann/page", "space", True)
+    assert client.repositories["space", "ann/page"].private
+    assert holds(client, "ann/page", kind="space") == set(result.files)
+    assert {"app.py", "requirements.txt", "space.json", "model-1/model.safetensors"} < set(result.files)
+    assert not push_space("page", folder).changed
+    (folder / "app.py").unlink()
+    with pytest.raises(HubError, match=r"has no app.py: write a Space with"):
+        push_space("page", folder)
+    api = HfApi(endpoint=client.url)
+    api.create_repo("ann/mine", repo_type="space", space_sdk="static")
+    api.upload_file(repo_id="ann/mine", path_in_repo="index.html", path_or_fileobj=b"<p>", repo_type="space")
+    with pytest.raises(HubError, match="another app"):
+        push_space("ann/mine", write_space(tmp_path / "page", [str(parts / "model")]))
+
+
 def test_a_card_is_asked_for_and_checked(client, run):
     card = run / "model" / "README.md"
     good = card.read_text()
@@ -241,19 +260,21 @@ def test_two_files_of_one_name(client, parts):
 
 
 def test_the_script_pushes_everything_with_its_cards(client, run, capsys):
+    write_space(run / "space", ["ann/toy"])
     (run / "model" / "README.md").unlink()
     (run / "report.json").write_text(json.dumps(REPORT))
-    options = [f"--{part}={run / part}" for part in ("model", "tokenizer", "quantizer", "preferences")]
+    options = [f"--{part}={run / part}" for part in ("model", "tokenizer", "quantizer", "preferences", "space")]
     options += ["--repo_id=ann/toy", f"--report={run}", "--tag=v1", "--private=true"]
     assert push.main([*options, "--dry_run=true"]) == [] and client.requests == []
-    model, pairs = push.main(options)
+    model, pairs, page = push.main(options)
     said = capsys.readouterr().out
     assert f'revision="{model.commit}"' in said
     assert f'load_dataset("ann/toy-preferences", revision="{pairs.commit}")' in said
     assert "quantizer/model.safetensors" in said and "nothing was sent" in said
     assert holds(client, "ann/toy") == set(model.files) and "plots/training.png" in model.files
+    assert (page.repo_type, page.repo_id) == ("space", "ann/toy-space")
     assert all(repository.private for repository in client.repositories.values())
-    assert [result.changed for result in push.main(options)] == [False, False]
+    assert [result.changed for result in push.main(options)] == [False, False, False]
     assert "holds exactly this already" in capsys.readouterr().out
 
 

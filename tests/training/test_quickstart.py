@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from higr_hf import load_checkpoint
+from higr_hf import cli, load_checkpoint
+from higr_hf.item_categories import find_categories
 from higr_hf.modeling_crq_vae import CRQVAEModel
 from higr_hf.tokenization_higr import HiGRTokenizer
 from tests.training.workspace import COLUMNS, write_log
@@ -75,6 +76,12 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
         assert "popularity" in shown
         assert report["examples"][0]["slate"][0] in shown
     assert "log: licence unknown" in said
+
+    asked = ["recommend", str(run / "model"), "--titles", "--history", tokenizer.titles[0], "--category", "topic 1"]
+    assert cli.main([*asked, "--json"]) == 0
+    slate = json.loads(capsys.readouterr().out.splitlines()[-1])
+    categories = find_categories(str(run / "model"))
+    assert len(slate) == 5 and all("topic 1" in categories[place["item_id"]] for place in slate)
 
 
 @pytest.mark.parametrize(
