@@ -14,6 +14,7 @@ import numpy as np
 
 from higr_hf.baselines import Baseline, Mixture
 from higr_hf.baselines.base import baseline_class
+from higr_hf.baselines.torch_training import default_device
 from higr_hf.checkpoint import TOKENIZER_FILES, load_checkpoint
 from higr_hf.evaluation import SlateEvaluator
 from higr_hf.recommender import SlateRecommender
@@ -162,6 +163,7 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
     model, tokenizer = load_checkpoint(path)
     if list(tokenizer.item_ids) != bench.item_ids:
         raise ValueError(f"{path} has another catalogue than {bench.name}: remove it and train again.")
+    model.to(default_device())
     recommender = SlateRecommender(
         model, tokenizer, bench.protocol.list_size, settings.get("wish"), dict(settings.get("generation", {}))
     )
