@@ -50,7 +50,7 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
                     study="benchmark",
                     dataset=PAIRED.format(dataset=dataset),
                     system=plan.systems[other].system,
-                    variant=f"{plan.systems[other].variant} | higr: {plan.systems[ours].variant}",
+                    variant=f"{plan.systems[other].variant} (HiGR: {plan.systems[ours].variant})",
                     metrics=metrics,
                     seed=plan.tuned_on,
                     seconds=0.0,

@@ -231,7 +231,7 @@ def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
     assert (paired["dataset"], paired["system"], paired["variant"]) == (
         "own-paired",
         "popularity",
-        "none | higr: tiny",
+        "none (HiGR: tiny)",
     )
     values = [results[name][0].per_user["ndcg@5"] for name in ("higr", "popularity")]
     expected = paired_bootstrap(*values)
