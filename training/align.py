@@ -39,6 +39,7 @@ from higr_hf.alignment.rendering import description
 from higr_hf.alignment.run import AlignmentRun, AlignmentSettings, lora_config
 from higr_hf.checkpoint import check_agreement, load_checkpoint, save_checkpoint
 from higr_hf.data.encoding import FeatureEdges
+from higr_hf.evaluation.results import current_command
 from higr_hf.item_categories import categories_file
 from higr_hf.trainer import COMPLETE, last_complete_checkpoint
 from higr_hf.utils import atomic_write_json
@@ -197,6 +198,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     record = {
         "method": method,
         "start_model": options.model,
+        "command": current_command(),
         "kept": work.kept,
         "start": start,
         "metrics": metrics,
