@@ -198,25 +198,28 @@ def test_a_dataset_may_ask_for_another_protocol(folder):
 
 
 @pytest.mark.slow
-def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
-    higr = {
-        "kind": "slates",
-        "system": "higr",
-        "variant": "tiny",
-        "tokenizer": "ids",
-        "settings": {
-            "model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False},
-            "generation": {"slate_mode": "sequential", "num_beams": 4},
-            "diversity_embeddings": "collaborative",
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 16,
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        },
+def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(folder):
+    common = {
+        "model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False},
+        "generation": {"num_beams": 4},
+        "diversity_embeddings": "collaborative",
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 16,
+        "save_strategy": "epoch",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
     }
+    onerec, higr = (
+        {
+            "kind": "slates",
+            "system": system,
+            "variant": "tiny",
+            "tokenizer": "ids",
+            "settings": {**common, "architecture": system},
+        }
+        for system in ("onerec", "higr")
+    )
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
     document, tables = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
     document.write_text("<!-- table:own -->\n<!-- /table -->\n")
@@ -224,19 +227,16 @@ def test_higr_is_trained_by_its_own_script_and_compared_user_by_user(folder):
     tables.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
     )
-    path = plan(folder, {"popularity": popularity, "higr": higr}, "higr")
+    path = plan(folder, {"popularity": popularity, "onerec": onerec, "higr": higr}, "higr")
     results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
     rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
-    paired = rows[-1]
-    assert (paired["dataset"], paired["system"], paired["variant"]) == (
-        "own-paired",
-        "popularity",
-        "none (HiGR: tiny)",
-    )
+    paired = [row for row in rows if row["dataset"] == "own-paired"]
+    named = [(row["system"], row["variant"]) for row in paired]
+    assert named == [("popularity", "none (HiGR: tiny)"), ("onerec", "tiny (HiGR: tiny)")]
     values = [results[name][0].per_user["ndcg@5"] for name in ("higr", "popularity")]
     expected = paired_bootstrap(*values)
-    assert paired["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
-    assert paired["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
+    assert paired[0]["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
+    assert paired[0]["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
     assert "| higr | tiny |" in document.read_text()
     assert (folder / "docs" / "plots" / "benchmark_own.png").is_file()
     run(folder, path, name="higr", seeds="[0]", document=document)
