@@ -53,6 +53,7 @@ class SystemPlan:
         tokenizer: which of the plan's tokenizers gives the semantic IDs.
         parts: names of the two systems that a mixture mixes.
         deterministic: one seed is as good as many.
+        datasets: where it is measured; everywhere by default.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SystemPlan:
     tokenizer: str | None = None
     parts: tuple[str, ...] = ()
     deterministic: bool = False
+    datasets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("trials", "parts"):
@@ -106,6 +108,15 @@ class BenchmarkPlan:
         most = self.datasets[dataset].num_trials
         return range(len(system.trials) if most is None else min(most, len(system.trials)))
 
+    def measured(self, dataset: str) -> list[str]:
+        """Names of the systems that are measured on a dataset."""
+        wanted = self.datasets[dataset].systems
+        return [
+            name
+            for name, system in self.systems.items()
+            if (wanted is None or name in wanted) and (system.datasets is None or dataset in system.datasets)
+        ]
+
 
 def load_plan(path: str | Path) -> BenchmarkPlan:
     """Read and check a plan.
@@ -135,10 +146,11 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
     tuned = {name: len(system.trials) for name, system in systems.items() if len(system.trials) > 1}
     if len(set(tuned.values())) > 1:
         raise ValueError(f"{path}: every tuned system gets the same number of trials; here they are {tuned}.")
-    for name, dataset in datasets.items():
-        unknown = sorted(set(dataset.systems or ()) - set(systems))
-        if unknown:
-            raise ValueError(f"{path}: dataset {name!r}: there is no system {unknown[0]!r}.")
+    for kind, plans, known in (("system", datasets, systems), ("dataset", systems, datasets)):
+        for name, plan in plans.items():
+            unknown = sorted(set(getattr(plan, f"{kind}s") or ()) - set(known))
+            if unknown:
+                raise ValueError(f"{path}: {name!r}: there is no {kind} {unknown[0]!r}.")
     return BenchmarkPlan(datasets=datasets, systems=systems, **{"tokenizers": {}, **content})
 
 

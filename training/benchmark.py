@@ -133,8 +133,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
     for dataset in names["datasets"]:
         benchmark = Benchmark(plan, dataset, root)
         results[dataset] = {}
-        measured = plan.datasets[dataset].systems or plan.systems
-        for name in (name for name in names["only"] if name in measured):
+        for name in (name for name in plan.measured(dataset) if name in names["only"]):
             system = plan.systems[name]
             mine = [plan.tuned_on] if system.deterministic else seeds
             results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]

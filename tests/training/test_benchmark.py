@@ -184,9 +184,10 @@ def test_another_setting_is_another_unit(folder, finished):
 
 def test_a_dataset_may_ask_for_another_protocol(folder):
     """Leave one out, ranked at ten, the history allowed, one trial, and not every system."""
-    protocol = {"list_size": 10, "exclude_history": False, "num_trials": 1, "systems": ["ease"]}
+    protocol = {"list_size": 10, "exclude_history": False, "num_trials": 1, "systems": ["ease", "elsewhere"]}
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
-    path = plan(folder, {"popularity": popularity, "ease": EASE}, "literature", protocol)
+    elsewhere = {**EASE, "datasets": []}
+    path = plan(folder, {"popularity": popularity, "ease": EASE, "elsewhere": elsewhere}, "literature", protocol)
     content = yaml.safe_load(path.read_text())
     content["datasets"]["own"]["data"]["slate_size"] = 1
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -256,6 +257,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         ({"systems": {"ease": EASE}, "sead": 1}, "unknown keys"),
         ({"systems": {"ease": EASE}, "protocol": {"num_trials": 0}}, "must be at least 1"),
         ({"systems": {"ease": EASE}, "protocol": {"systems": ["higr"]}}, "no system 'higr'"),
+        ({"systems": {"ease": {**EASE, "datasets": ["other"]}}}, "no dataset 'other'"),
     ],
 )
 def test_a_plan_that_cannot_be_run_or_is_unfair_is_refused(tmp_path, change, said):
