@@ -49,7 +49,7 @@ metrics = _sibling("evaluation/metrics.py")
 class LightningModule(TransformerLightningModule):
     """RecTools' own, its full softmax computed only where there is a target.
 
-    The loss is the same number. RecTools scores the catalogue at padded and unmasked places too and takes the softmax
+    The loss is the same number where there is any target. RecTools scores the catalogue at padded and unmasked places too and takes the softmax
     along a strided axis, which is several times slower on a CPU.
     """
 
@@ -62,7 +62,8 @@ class LightningModule(TransformerLightningModule):
         states = network.encode_sessions(batch, items)[known]
         logits = network.similarity_module(states, items) / self.logits_t
         losses = torch.nn.functional.cross_entropy(logits, batch["y"][known], reduction="none")
-        return (losses * batch["yw"][known]).mean()
+        # A small batch may have no masked item at all: RecTools divides by zero there, and its weights become NaN.
+        return (losses * batch["yw"][known]).sum() / known.sum().clamp(min=1)
 
 
 def build(kind: str, settings: dict, trainer=None):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -100,10 +103,45 @@ def rectools_is_at_hand() -> bool:
     return True
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_rectools = pytest.mark.skipif(
     not rectools_is_at_hand(), reason="RecTools wants NumPy < 2: `make rectools` builds its environment"
 )
+
+LOSSES = """
+    import importlib.util, json, sys
+    import numpy as np
+    spec = importlib.util.spec_from_file_location("worker", sys.argv[1])
+    worker = sys.modules["worker"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    rows = [np.random.default_rng(seed).integers(0, 30, 4 + seed) for seed in range(9)]
+    found = {}
+    for kind in worker.MODELS:
+        model = worker.build(kind, json.loads(sys.argv[2]))
+        model._build_model_from_dataset(worker.training_dataset(rows, 9))
+        module = model.lightning_model.eval()
+        module._xavier_normal_init()
+        module.log = lambda *args, **kwargs: None
+        batch = next(iter(model.data_preparator.get_dataloader_train()))
+        losses = module.training_step(batch, 0), super(type(module), module).training_step(batch, 0)
+        found[kind] = [float(loss) for loss in losses]
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@needs_rectools
+def test_the_loss_is_rectools_own_number():
+    settings = json.dumps(asdict(sequential.SequentialSettings(**TINY)))
+    command = [sequential.rectools_python(), "-c", textwrap.dedent(LOSSES), sequential.WORKER, settings]
+    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+    losses = json.loads(said.splitlines()[-1])
+    assert set(losses) == {"sasrec", "bert4rec", "hstu"}
+    for ours, theirs in losses.values():
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+@needs_rectools
 @pytest.mark.parametrize("kind", [SASRec, BERT4Rec, HSTU])
 def test_rectools_models_learn_and_load_again_with_the_same_scores(kind, tmp_path):
     options = {**TINY, "epochs": 20, "eval_every": 10, "patience": 0, "batch_size": 16}
