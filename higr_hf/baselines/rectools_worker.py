@@ -49,8 +49,8 @@ metrics = _sibling("evaluation/metrics.py")
 class LightningModule(TransformerLightningModule):
     """RecTools' own, its full softmax computed only where there is a target.
 
-    The loss is the same number where there is any target. RecTools scores the catalogue at padded and unmasked places too and takes the softmax
-    along a strided axis, which is several times slower on a CPU.
+    The loss is the same number where there is any target. RecTools scores the catalogue at padded and unmasked places
+    too and takes the softmax along a strided axis, which is several times slower on a CPU.
     """
 
     def training_step(self, batch, batch_idx):
