@@ -16,7 +16,7 @@ else
 PIP_CONSTRAINTS := -c constraints-cpu.txt
 endif
 
-.PHONY: help install quickstart test lint format rectools benchmark clean
+.PHONY: help install quickstart test lint format browser rectools benchmark clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,7 +39,14 @@ format: install ## apply style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: install lint ## environment, install, lint, the whole test suite
+# The page is tested in a real browser where there is one; a continuous check may install it, a person is not asked.
+browser: ## install a headless Chromium by the system's package manager, where that is allowed
+	command -v chromium chromium-browser chromium-headless-shell google-chrome >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && apt-get -qq update >/dev/null 2>&1 && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium-headless-shell >/dev/null 2>&1; } || \
+	echo "no Chromium, and none could be installed: the page's tests will be skipped"
+
+test: install lint $(if $(CI),browser) ## environment, install, lint, the whole test suite
 	$(BIN)/python -m pytest -n 2
 
 quickstart: install ## MovieLens-100K from log to slates, in minutes
