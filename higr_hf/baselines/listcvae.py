@@ -130,14 +130,16 @@ class ListCVAE(Baseline):
         if kl_weight < 0:
             raise ValueError(f"kl_weight must not be negative, got {kl_weight}.")
         self.kl_weight, self.max_history, self.slates_per_run = kl_weight, max_history, slates_per_run
-        torch.manual_seed(self.plan.seed)
-        self.network = ListCVAENetwork(
-            self.num_items, self.plan.slate_size, factors, hidden_size, latent_size, dropout
-        ).to(default_device())
+        size = self.plan.slate_size
+        with torch.random.fork_rng(devices=[]):  # making or loading one must not disturb the caller's draws
+            torch.manual_seed(self.plan.seed)
+            network = ListCVAENetwork(self.num_items, size, factors, hidden_size, latent_size, dropout)
+        self.network = network.to(default_device())
 
     def fit(self, train: Dataset, validation: Dataset | None = None) -> ListCVAE:
         """Train on real lists where there are any; with a validation split the best epoch is kept."""
         plan = self.plan
+        torch.manual_seed(plan.seed)
         lists = self._lists(train)
         events, lengths = training_sequences(train, self.item_ids)
         # Item and response in one number, so that both are cut alike.
