@@ -63,7 +63,7 @@ class CatalogueView:
 
         Example:
             >>> CatalogueView(tokenizer).complete(tokenizer.titles[0])
-            '0'
+            'i0'
         """
         try:
             return self.tokenizer.item_ids[self.find(name)]
