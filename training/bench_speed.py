@@ -41,7 +41,7 @@ class SpeedArguments:
     batches: str = field(default="[1, 8, 32, 128]", metadata={"help": "Batch sizes."})
     variants: str = field(
         default="[float32]",
-        metadata={"help": "What is timed beside float32: bfloat16, int8, compiled; of HiGR's and the flat models."},
+        metadata={"help": "How HiGR and the flat model are prepared: float32, input-major, bfloat16, int8, compiled."},
     )
     systems: str = field(default="", metadata={"help": "Comma-separated parts of systems' names; all when empty."})
     threads: int = field(default=1, metadata={"help": "Threads of torch."})
@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     torch.set_num_threads(options.threads)
     written = []
     for shape in shapes:
-        benches = {name: _bench(shape, name, options) for name in parsed(options.variants)}
+        prepared = parsed(options.variants)
+        benches = {name: Bench(shape, name, options.device, options.seed) for name in prepared}
         runs = {
             (name, system.variant): (bench, system)
             for name, bench in benches.items()
@@ -86,18 +87,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
     return written
 
 
-def _bench(shape: Shape, name: str, options: SpeedArguments) -> Bench:
-    compiled = name == "compiled"
-    return Bench(shape, "float32" if compiled else name, compiled, options.device, options.seed)
-
-
 def _chosen(system: System, parts: str) -> bool:
     wanted = [part.strip() for part in parts.split(",") if part.strip()]
     return not wanted or system.variant == REFERENCE or any(part in system.variant for part in wanted)
 
 
-def _label(precision: str, variant: str) -> str:
-    return variant if precision == "float32" else f"{variant}, {precision}"
+def _label(prepared: str, variant: str) -> str:
+    return variant if prepared == "float32" else f"{variant}, {prepared}"
 
 
 def _is_done(shape: Shape, runs: dict, options: SpeedArguments) -> bool:
@@ -158,7 +154,7 @@ def _floor(bench: Bench, system: System, batch: int, ceilings: Ceilings, median:
     work = bench.work(system, batch)
     if work is None:
         return {}
-    size = {"float32": 4, "bfloat16": 2, "int8": 1}[bench.precision]
+    size = {"bfloat16": 2, "int8": 1}.get(bench.prepared, 4)
     return {f"times_floor@{batch}": median / ceilings.floor(work.operations, size * work.elements)}
 
 

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from ..architectures import architecture
 from ..catalog_higr import Legality, SIDTrie
 from ..deployment import quantize_int8
+from ..deployment.memory_layout import input_major
 from .flat_llama import build_llama, generate_slates
 from .ranking import NextItemRanker
 from .work import Work, decoding_work
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+PREPARATIONS = ("float32", "input-major", "bfloat16", "int8", "compiled")
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ class Bench:
 
     Args:
         shape: what is decoded.
-        precision: `float32`, `bfloat16`, or `int8` weights, which HiGR and OneRec have.
-        compiled: compile the stages of HiGR and OneRec.
+        prepared: `float32`, or what is done to HiGR and OneRec before they are timed: `input-major` weights in
+            float32, `bfloat16`, `int8` weights, or `compiled` stages in float32.
         device: where.
         seed: of weights, catalogue and prompts.
 
     Raises:
-        ValueError: for an unknown precision, or a catalogue that the codes cannot name.
+        ValueError: for an unknown preparation, or a catalogue that the codes cannot name.
 
     Example:
         >>> bench = Bench(Shape(num_items=50, codebook_size=4, history=3, num_beams=2))
@@ -116,17 +117,15 @@ class Bench:
     def __init__(
         self,
         shape: Shape,
-        precision: str = "float32",
-        compiled: bool = False,
+        prepared: str = "float32",
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {PRECISIONS}; got {precision!r}.")
+        if prepared not in PREPARATIONS:
+            raise ValueError(f"prepared must be one of {PREPARATIONS}; got {prepared!r}.")
         if shape.num_items > shape.codebook_size**3:
             raise ValueError(f"{shape.codebook_size}³ codes cannot name {shape.num_items} items: use more codes.")
-        self.shape, self.precision, self.compiled = shape, precision, compiled
-        self.device, self.seed = torch.device(device), seed
+        self.shape, self.prepared, self.device, self.seed = shape, prepared, torch.device(device), seed
         self.codes = _random_codes(shape, seed)
         self.sizes = {
             "codebook_sizes": [shape.codebook_size] * 3,
@@ -140,9 +139,8 @@ class Bench:
         self.config = architecture("higr")[0].from_preset(shape.preset, **self.sizes)
 
     def supports(self, system: System) -> bool:
-        """Whether a system can be had in this precision."""
-        plain = self.precision == "float32" and not self.compiled
-        return plain or system.model in ("higr", "onerec")
+        """Whether a system can be had so prepared."""
+        return self.prepared == "float32" or system.model in ("higr", "onerec")
 
     @functools.cache  # noqa: B019 - a bench and its models live and die together
     def model(self, kind: str) -> torch.nn.Module:
@@ -155,12 +153,14 @@ class Bench:
         config_class, model_class = architecture(kind)
         model: PreTrainedModel = model_class(config_class.from_preset(self.shape.preset, **self.sizes)).eval()
         model.set_catalog(self.codes)
-        if self.precision == "bfloat16":
+        if self.prepared == "bfloat16":
             model.to(torch.bfloat16)
-        if self.precision == "int8":
+        if self.prepared == "int8":
             model = quantize_int8(model)
         model.to(self.device)
-        if self.compiled:
+        if self.prepared == "input-major":
+            input_major(model)
+        if self.prepared == "compiled":
             for stage in (model.model.encoder, model.model.planner, *model.model.generators):
                 stage.compile(dynamic=True)
         return model

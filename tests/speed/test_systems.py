@@ -87,16 +87,16 @@ def test_the_ranker_gives_the_best_products(bench):
     assert found[0].tolist() == products.topk(5).indices.tolist()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_precisions(precision):
-    bench = Bench(SHAPE, precision)
+@pytest.mark.parametrize("prepared", ["input-major", "bfloat16", "int8"])
+def test_preparations(prepared):
+    bench = Bench(SHAPE, prepared)
     systems = [system for system in all_systems(3) if bench.supports(system)]
     assert {system.model for system in systems} == {"higr", "onerec"}
     assert all(bench.call(system, 2)().shape == (2, 3) for system in systems)
 
 
 def test_what_cannot_be_built_is_refused():
-    with pytest.raises(ValueError, match="precision must be one of"):
+    with pytest.raises(ValueError, match="prepared must be one of"):
         Bench(SHAPE, "float8")
     with pytest.raises(ValueError, match="cannot name 100 items"):
         Bench(Shape(num_items=100, codebook_size=4))
