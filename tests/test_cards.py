@@ -286,6 +286,12 @@ def test_a_preference_datasets_card(tmp_path):
     assert again.to_list() == dataset["train"].to_list()
 
 
+def test_a_card_shows_no_whole_history(tmp_path):
+    prompts = {name: ["<a_1><b_2>" * 50] for name in ("prompt", "chosen", "rejected")}
+    text = (write_dataset_card(tmp_path / "x", Dataset.from_dict(prompts), source="toy") / "README.md").read_text()
+    assert "prompt    <a_1><b_2>" in text and "…" in text and text.count("<a_1>") <= 3 * 6
+
+
 def test_rows_that_are_no_preferences(tmp_path):
     with pytest.raises(ValueError, match="'train' lacks rejected"):
         write_dataset_card(tmp_path / "x", pairs(2).remove_columns("rejected"), source="toy")

@@ -22,6 +22,7 @@ from ._args import parse_recipe, run
 
 # Part of the run -> name of its gathered card.
 PARTS = {"tokenizer": "tokenizer", "quantizer": "quantizer", "model": "pretrained"}
+CODE_USAGE = "plots/code_usage.png"
 TEST = "test"
 KEPT = {"aligned": "the aligned model", "start": "the starting model: no checkpoint was better on validation"}
 
@@ -40,7 +41,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
     (options,) = parse_recipe((CardArguments,), argv, description=__doc__ or "")
     source = Path(options.run)
     report = _read(source / "report.json", "make quickstart")
-    cards = {name: write_card(source / part, report, plots_from=source) for part, name in PARTS.items()}
+    of_codes = {caption: file for caption, file in report["plots"].items() if file == CODE_USAGE}
+    cards = {}
+    for part, name in PARTS.items():
+        plots = report["plots"] if part == "model" else of_codes
+        cards[name] = write_card(source / part, {**report, "plots": plots}, plots_from=source)
     if options.aligned:
         cards |= aligned_cards(Path(options.aligned), report)
     for path in cards.values():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ABOUT_FILE = "preferences.json"
 COLUMNS = ("prompt", "chosen", "rejected")
+_EXAMPLE_LENGTH = 60
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -111,7 +112,7 @@ def write_dataset_card(
         "settings_table": table(["setting", "value"], list((settings or {}).items())) if settings else "",
         "commands": list(commands),
         "first_split": next(iter(splits)),
-        "example": {name: " ".join(first[0][name].split()).replace("`", "'") for name in COLUMNS},
+        "example": {name: _beginning(first[0][name]) for name in COLUMNS},
     }
     card = from_template(DatasetCard, data, "preference_dataset", values, templates)
     with atomic_directory(directory) as folder:
@@ -147,6 +148,12 @@ def _about(directory: Path, splits: Mapping[str, Dataset], given: bool) -> dict[
     except ValueError:
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def _beginning(text: str) -> str:
+    """Enough of a text to see how it is written: a card is no place for somebody's whole history."""
+    line = " ".join(text.split()).replace("`", "'")
+    return line if len(line) <= _EXAMPLE_LENGTH else f"{line[:_EXAMPLE_LENGTH]} …"
 
 
 def _type_of(feature: Any) -> str:
