@@ -40,8 +40,9 @@ format: install ## apply style
 	$(BIN)/ruff format .
 
 # The page is tested in a real browser where there is one; a continuous check may install it, a person is not asked.
+BROWSERS := chromium chromium-browser chromium-headless-shell google-chrome chrome
 browser: ## install a headless Chromium by the system's package manager, where that is allowed
-	command -v chromium chromium-browser chromium-headless-shell google-chrome >/dev/null 2>&1 || \
+	@for name in $(BROWSERS); do command -v $$name >/dev/null 2>&1 && exit 0; done; \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && apt-get -qq update >/dev/null 2>&1 && \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium-headless-shell >/dev/null 2>&1; } || \
 	echo "no Chromium, and none could be installed: the page's tests will be skipped"

@@ -147,17 +147,17 @@ def _controls(model: SlateModel) -> _Controls:
         choices, label="Exclude", info="Items that must not appear.", multiselect=True, allow_custom_value=True,
         elem_id="exclude",
     )  # fmt: skip
-    slate_size = gr.Slider(1, 20, config.slate_size, step=1, label="Slate size", elem_id="slate-size")
+    slate_size = gr.Slider(1, 20, config.slate_size, step=1, precision=0, label="Slate size", elem_id="slate-size")
     with gr.Accordion("Decoding", open=False):
         return _Controls(
             history=history,
             categories=categories,
             exclude=exclude,
             slate_size=slate_size,
-            num_alternates=gr.Slider(0, 10, 3, step=1, label="Alternates a place"),
+            num_alternates=gr.Slider(0, 10, 3, step=1, precision=0, label="Alternates a place"),
             keep_history=gr.Checkbox(False, label="Items of the history may come again"),
             slate_mode=gr.Dropdown([MODEL_DEFAULT, *SLATE_MODES], value=MODEL_DEFAULT, label="Planning"),
-            num_beams=gr.Slider(1, 50, config.num_beams, step=1, label="Beam width inside an item"),
+            num_beams=gr.Slider(1, 50, config.num_beams, step=1, precision=0, label="Beam width inside an item"),
         )
 
 

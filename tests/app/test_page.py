@@ -196,7 +196,7 @@ def test_the_tree_finds_and_marks_items(served, visit, model):
     assert "'Film 03 (1973)'" in tab.locator(".status").inner_text()
     search.fill("i5")
     search.press("Enter")
-    tab.get_by_text(TITLES[5]).first.wait_for()  # as text: no picture, no script
+    tab.locator(".found").get_by_text(TITLES[5]).wait_for()  # as text: no picture, no script
 
 
 def test_everything_by_keyboard_alone(served, visit, model):
