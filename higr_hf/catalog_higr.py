@@ -28,6 +28,7 @@ class SIDTrie:
         child_start (list of `LongTensor [n_{l-1} + 1]`): per depth `l`, where the children of each parent begin; entry
             0 belongs to the root.
         first_rank (list of `LongTensor [n_l + 1]`): rank of the first item below every node.
+        parent (list of `LongTensor [n_l]`): node one depth above every node; zeros (the root) at depth 0.
         max_children (list of `int`): the widest branching into each depth.
     """
 
@@ -38,6 +39,7 @@ class SIDTrie:
     node_code: list[torch.Tensor]
     child_start: list[torch.Tensor]
     first_rank: list[torch.Tensor]
+    parent: list[torch.Tensor]
     max_children: list[int]
 
     @classmethod
@@ -90,7 +92,7 @@ class SIDTrie:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(num_items, device=codes.device)
 
-        node_code, child_start, first_rank, max_children = [], [], [], []
+        node_code, child_start, first_rank, parent, max_children = [], [], [], [], []
         parent_first = torch.zeros(1, dtype=torch.long, device=codes.device)
         end = torch.tensor([num_items], device=codes.device)
         for level in range(levels):
@@ -104,10 +106,12 @@ class SIDTrie:
                 [torch.searchsorted(first, parent_first), torch.tensor([len(first)], device=codes.device)]
             )
             child_start.append(starts)
-            max_children.append(int((starts[1:] - starts[:-1]).max()))
+            branching = starts[1:] - starts[:-1]
+            parent.append(torch.repeat_interleave(torch.arange(len(branching), device=codes.device), branching))
+            max_children.append(int(branching.max()))
             first_rank.append(torch.cat([first, end]))
             parent_first = first
-        return cls(order, rank, keys, strides, node_code, child_start, first_rank, max_children)
+        return cls(order, rank, keys, strides, node_code, child_start, first_rank, parent, max_children)
 
     @property
     def num_items(self) -> int:
@@ -130,6 +134,28 @@ class SIDTrie:
         nodes = begin.unsqueeze(-1) + torch.arange(self.max_children[depth], device=parents.device)
         exists = nodes < end.unsqueeze(-1)
         return nodes.clamp_(max=len(self.node_code[depth]) - 1), exists
+
+    def prefixes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Node of every prefix of some codes, -1 from the first code on that leads to no item (or is -1).
+
+        Args:
+            codes (`LongTensor [..., L]`): codes per level.
+
+        Returns:
+            `LongTensor [..., L]`: node of depth l at position l.
+        """
+        nodes = []
+        known = torch.ones_like(codes[..., 0], dtype=torch.bool)
+        key = torch.zeros_like(codes[..., 0])
+        for level in range(codes.shape[-1]):
+            known = known & (codes[..., level] >= 0)
+            key = key + codes[..., level].clamp(min=0) * self.strides[level]
+            rank = torch.searchsorted(self.keys, key).clamp(max=self.num_items - 1)
+            known = known & (self.keys[rank] // self.strides[level] == key // self.strides[level])
+            # Nodes of a depth ascend with their first rank.
+            node = torch.searchsorted(self.first_rank[level], rank, right=True) - 1
+            nodes.append(torch.where(known, node, -1))
+        return torch.stack(nodes, dim=-1)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """Item index of every semantic ID, -1 where it is no item's (or incomplete, a code being -1).

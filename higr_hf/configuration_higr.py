@@ -90,12 +90,16 @@ class HiGRConfig(PreTrainedConfig):
         dense_loss_weight (`float`, defaults to 1.0): Weight of that loss beside the generator's.
         rerank_weight (`float`, defaults to 0.0): Weight of the dense score beside the generator's log-probability
             when the best item of a beam is chosen. 0 ranks by the generator alone.
+        catalog_prior (`bool`, defaults to `False`): Add to the generator's logits what a softmax of `plan vector ·
+            item vector` over the whole catalogue says of every code (see [`CatalogPrior`]). Better slates, at a cost
+            that grows with the number of items. Needs a catalogue.
         num_beams (`int`, defaults to 5): Beam width W inside an item.
         slate_mode (`"sequential"`, `"plan_once"` or `"first_plan"`): Default decoding mode, see `generate`.
         dropout (`float`, defaults to 0.1): After embeddings, attentions and feed-forward layers.
         attention_dropout (`float`, defaults to 0.0): On attention probabilities.
         rms_norm_eps (`float`, defaults to 1e-6), initializer_range (`float`, defaults to 0.02),
         rope_theta (`float`, defaults to 10000.0): Numerics.
+        embedding_range (`float`, *optional*): Standard deviation of fresh embeddings, hidden_size^-½ by default.
         tokenizer_fingerprint (`str`, *optional*): Fingerprint of the tokenizer the model was trained with; a
             different tokenizer is refused instead of silently renaming items.
 
@@ -143,6 +147,7 @@ class HiGRConfig(PreTrainedConfig):
     dense_head: bool = True
     dense_loss_weight: float = 1.0
     rerank_weight: float = 0.0
+    catalog_prior: bool = False
     num_beams: int = 5
     slate_mode: str = "sequential"
     dropout: float = 0.1
@@ -150,6 +155,7 @@ class HiGRConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    embedding_range: float | None = None
     rope_theta: float = 10000.0
     tokenizer_fingerprint: str | None = None
     vocab_size: int | None = None
@@ -210,6 +216,8 @@ class HiGRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{len(cuts)} {edges} make {len(cuts) + 1} levels; {tokens} is {getattr(self, tokens)}."
                 )
+        if self.embedding_range is not None and not 0 < self.embedding_range < math.inf:
+            raise ValueError(f"embedding_range must be positive; got {self.embedding_range}.")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
@@ -252,6 +260,11 @@ class HiGRConfig(PreTrainedConfig):
     def level_offsets(self) -> list[int]:
         """Id of code 0 of every level: token id = offset + code."""
         return list(code_offsets(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets))
+
+    @property
+    def largest_group(self) -> int:
+        """G, tokens in the largest of the groups that share a softmax (level 0 shares with what is no code)."""
+        return max(self.level_offsets[0] + self.codebook_sizes[0], *self.codebook_sizes)
 
 
 HiGRConfig.register_for_auto_class("AutoConfig")

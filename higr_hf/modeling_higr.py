@@ -21,6 +21,7 @@ from .configuration_higr import HiGRConfig
 from .generation_higr import SlateGenerationMixin
 from .layers_higr import HiGRDropout, KeyValue, rotary_table
 from .layout_higr import SlateLayout, SlateQueries
+from .prior_higr import path_logits
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, SemanticIDHead, SlatePlanner
 from .weights_higr import load_checked
 
@@ -101,7 +102,8 @@ class HiGRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            wide = self.config.embedding_range
+            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5 if wide is None else wide)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.RMSNorm):
@@ -280,6 +282,25 @@ class HiGRModel(HiGRPreTrainedModel):
             states = torch.where(chosen[..., None, None], mine, states)
         return states
 
+    def ranked_item_vectors(self) -> torch.Tensor:
+        """The vector of every catalogue item in the order of the prefix tree, `[N, d]`, differentiable."""
+        order = self.trie().order
+        return self.embeddings.items(self.item_codes[order], order)
+
+    def prior_logits(self, plans: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """What the catalogue prior adds to the logits on the way to each query's target, `[B, Q, L, G]`.
+
+        Args:
+            plans (`[B, Q, d]`): plan vectors.
+            codes (`LongTensor [B, Q, L]`): codes of the targets, -1 where there is none.
+
+        Raises:
+            ValueError: when the model has no catalogue.
+        """
+        nodes = self.trie().prefixes(codes).flatten(0, 1)
+        added = path_logits(self.trie(), self.config, plans.flatten(0, 1), self.ranked_item_vectors(), nodes)
+        return added.unflatten(0, plans.shape[:2]).to(plans.dtype)
+
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -309,7 +330,10 @@ class HiGRModel(HiGRPreTrainedModel):
         queries = SlateQueries.flat(layout) if slate_queries is None else SlateQueries.unpack(slate_queries)
         context_mask, self_mask = queries.masks(layout.size)
         rotary = self.rotary(queries.context + queries.slot)
-        fed = units.gather(1, queries.previous.clamp(min=0)[..., None].expand(-1, -1, units.shape[-1]))
+        # A search feeds back items it has chosen, of which no feedback or time is known: so does training.
+        has_features = self.config.num_feedback_levels + self.config.num_time_buckets > 0
+        bare = self.embeddings.units(input_ids, layout, items, with_features=False) if has_features else units
+        fed = bare.gather(1, queries.previous.clamp(min=0)[..., None].expand(-1, -1, units.shape[-1]))
         plans, _ = self.planner(
             self.dropout(self.query_inputs(context, queries, fed)),
             self.planner.key_values(context, context_rotary),
@@ -320,6 +344,8 @@ class HiGRModel(HiGRPreTrainedModel):
         index = queries.target.clamp(min=0)[..., None].expand(-1, -1, self.config.num_levels)
         codes = layout.codes.gather(1, index)
         states = self.spell(plans, codes, queries.slot, context, context_mask)
+        if self.config.catalog_prior:
+            states = torch.cat([states, self.prior_logits(plans, codes)], dim=-1)
         if slate_queries is not None:
             return HiGRModelOutput(generator_states=states, plans=plans, unit_codes=layout.codes, unit_items=items)
         hidden = self._to_flat(states, layout)
@@ -454,6 +480,8 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
         # Unasked queries are ignored by label, not by indexing: no shape depends on the data, nothing waits for a GPU.
         asked = queries.target >= 0
         target = queries.target.clamp(min=0)
+        if self.config.catalog_prior:  # it knows nothing of codes that are no item's
+            asked = asked & (outputs.unit_items.gather(1, target) >= 0)
         codes = outputs.unit_codes.gather(1, target[..., None].expand(-1, -1, self.config.num_levels))
         codes = codes.masked_fill(~asked[..., None], -100)
         total = 0.0

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 from .catalog_higr import Legality
 from .layers_higr import KeyValue
 from .layout_higr import SlateQueries
+from .prior_higr import CatalogPrior
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
@@ -68,6 +69,7 @@ class SlateSearch:
         self.trie, self.legal = legal.trie, legal
         self.num_beams, self.temperature = num_beams, temperature
         self.rerank_weight, self.generator = rerank_weight, generator
+        self.item_vectors = model.model.ranked_item_vectors() if self.config.catalog_prior else None
 
     def _queries(
         self, context: SlateContext, wish: torch.Tensor, first: int, count: int, feeding: bool = False
@@ -207,11 +209,17 @@ class SlateSearch:
         nodes = torch.zeros(batch, slots, 1, dtype=torch.long, device=plans.device)
         totals = torch.zeros(batch, slots, 1, device=plans.device)
         past = None
+        prior = None
+        if self.config.catalog_prior:
+            prior = CatalogPrior(trie, self.config, plans.flatten(0, 1), self.item_vectors)
         for depth in range(self.config.num_levels):
             inputs, first_step = (steps[:, :, -1:], depth) if use_cache else (steps, 0)
             states, cache = stage(inputs, keys, context.mask, first_step, past if use_cache else None)
             logits = self.model.lm_head.group_logits(states[:, :, -1], depth).float()
-            log_probs = logits.log_softmax(-1).view(batch, slots, beams, -1)
+            logits = logits.view(batch, slots, beams, -1)
+            if prior is not None:
+                logits = logits + prior.logits(depth, nodes.flatten(0, 1)).view_as(logits)
+            log_probs = logits.log_softmax(-1)
 
             children, exists = trie.children(depth, nodes)  # [B, R, beams, C]
             exists = exists & self.legal.has_legal(depth, children)
@@ -224,7 +232,7 @@ class SlateSearch:
                 kept = min(self.num_beams, grown.shape[-1])
                 totals, choice = grown.topk(kept, dim=-1)
             else:
-                choice = self._sample(logits.view(batch, slots, beams, -1).gather(-1, token), exists)
+                choice = self._sample(logits.gather(-1, token), exists)
                 grown = (totals[..., None] + gained).flatten(2)
                 totals = grown.gather(-1, choice)
                 totals = totals.masked_fill(~exists.flatten(2).gather(-1, choice), float("-inf"))

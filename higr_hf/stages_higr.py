@@ -28,18 +28,23 @@ class ItemEmbeddings(nn.Module):
             # Row 0 stands for "no known item" and stays zero.
             self.embed_items = nn.Embedding(config.num_items + 1, config.hidden_size, padding_idx=0)
 
-    def units(self, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor | None) -> torch.Tensor:
+    def units(
+        self, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor | None, with_features: bool = True
+    ) -> torch.Tensor:
         """One vector a unit.
 
         Args:
             input_ids (`LongTensor [B, T]`): flat tokens.
             layout: their units.
             items (`LongTensor [B, U]`, *optional*): catalogue index of every unit, -1 for none.
+            with_features: `False` leaves out what feature tokens say.
 
         Returns:
             `[B, U, d]`.
         """
         tokens = self.embed_tokens(input_ids)
+        if not with_features:
+            tokens = tokens.masked_fill(layout.is_feature[..., None], 0)
         batch, _, width = tokens.shape
         index = layout.unit[..., None].expand_as(tokens)
         is_code = (layout.level >= 0)[..., None]
@@ -189,6 +194,9 @@ class SemanticIDHead(nn.Module):
     codes of level l. The hidden state ends in a one-hot of the group that comes next; the matching columns of `weight`
     hold 0 for the group's own tokens and -1e4 for all others. Trainers that read `get_output_embeddings().weight`
     instead of the logits therefore get exactly the same distribution.
+
+    With a catalogue prior a state carries G more entries between the two, G being the size of the largest group: entry
+    j is added to the logit of the j-th token of whichever group comes next.
     """
 
     def __init__(self, config: HiGRConfig) -> None:
@@ -196,7 +204,21 @@ class SemanticIDHead(nn.Module):
         self.config = config
         self.proj = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.bias = None
-        self.in_features, self.out_features = config.hidden_size + config.num_levels, config.vocab_size
+
+    @property
+    def num_added(self) -> int:
+        """G, the entries of a state that are added to logits as they are; 0 without a catalogue prior."""
+        return self.config.largest_group if self.config.catalog_prior else 0
+
+    @property
+    def in_features(self) -> int:
+        """d + G + L."""
+        return self.config.hidden_size + self.num_added + self.config.num_levels
+
+    @property
+    def out_features(self) -> int:
+        """The size of the vocabulary."""
+        return self.config.vocab_size
 
     def group_slice(self, group: int) -> slice:
         """The contiguous token ids of a group."""
@@ -205,16 +227,24 @@ class SemanticIDHead(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """`[vocab_size, d + L]`, differentiable in its first d columns."""
+        """`[vocab_size, d + G + L]` (G = 0 without a catalogue prior), differentiable in its first d columns."""
+        added = torch.zeros(self.config.vocab_size, self.num_added)
         groups = torch.full((self.config.vocab_size, self.config.num_levels), MASKED_LOGIT)
         for group in range(self.config.num_levels):
-            groups[self.group_slice(group), group] = 0
-        return torch.cat([self.proj, groups.to(self.proj)], dim=1)
+            tokens = self.group_slice(group)
+            groups[tokens, group] = 0
+            if self.num_added:
+                added[tokens] = torch.eye(tokens.stop - tokens.start, self.num_added)
+        return torch.cat([self.proj, added.to(self.proj), groups.to(self.proj)], dim=1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[..., d + L]` to logits `[..., vocab_size]`."""
+        """`[..., d + G + L]` to logits `[..., vocab_size]`."""
         return nn.functional.linear(hidden, self.weight)
 
     def group_logits(self, states: torch.Tensor, group: int) -> torch.Tensor:
-        """`[..., d]` to the logits of one group's tokens only, `[..., size of the group]`."""
-        return nn.functional.linear(states, self.proj[self.group_slice(group)])
+        """`[..., d]` or `[..., d + G]` to the logits of one group's tokens only, `[..., size of the group]`."""
+        width = self.config.hidden_size
+        logits = nn.functional.linear(states[..., :width], self.proj[self.group_slice(group)])
+        if states.shape[-1] > width:
+            logits = logits + states[..., width : width + logits.shape[-1]]
+        return logits

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from higr_hf import HiGRConfig, HiGRForSlateGeneration
+
+
+def prior_by_hand(model: HiGRForSlateGeneration, plan: torch.Tensor, prefix: Sequence[int]) -> torch.Tensor:
+    """What the catalogue prior adds to the group of tokens that follows a prefix of codes, by its definition."""
+    config, codes = model.config, model.model.item_codes
+    level = len(prefix)
+    mass = (model.item_vectors().double() @ plan.double()).exp()
+    below = (codes[:, :level] == torch.tensor(list(prefix), dtype=torch.long)).all(1)
+    added = [-math.log(config.codebook_sizes[0])] * config.level_offsets[0] if level == 0 else []
+    for code in range(config.codebook_sizes[level]):
+        there = below & (codes[:, level] == code)
+        added.append(math.log(mass[there].sum() / mass[below].sum()) if bool(there.any()) else -1e4)
+    return torch.tensor(added, dtype=torch.double)
 
 
 class HiGRModelTester:
@@ -37,6 +51,7 @@ class HiGRModelTester:
             "generator_layers": 1,
             "max_history": 12,
             "initializer_range": 0.4,
+            "embedding_range": 0.4,
         }
         return HiGRConfig(**{**settings, **overrides})
 

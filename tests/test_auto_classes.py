@@ -200,6 +200,7 @@ def checkpoints(draw):
         "shared_generator": draw(st.booleans()),
         "item_embedding": draw(st.booleans()),
         "dense_head": draw(st.booleans()),
+        "catalog_prior": draw(st.booleans()),
         "slate_mode": draw(st.sampled_from(["sequential", "plan_once", "first_plan"])),
         "slate_size": 2,
         "num_beams": draw(st.integers(1, 4)),

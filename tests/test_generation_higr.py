@@ -30,7 +30,9 @@ def item_scores(tester, model, history, slate, wish=None):
 
 
 @pytest.mark.parametrize("wish", [None, 2])
-@pytest.mark.parametrize("options", [{}, {"generator_context": False}, {"shared_generator": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"generator_context": False}, {"shared_generator": False}, {"catalog_prior": True}], ids=str
+)
 def test_a_wide_beam_equals_exhaustive_scoring(tester, options, wish):
     model = tester.model(**options)
     for history in HISTORIES:
@@ -72,9 +74,9 @@ def test_beam_one_is_the_greedy_walk_of_the_teacher_forced_model(tester):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-@pytest.mark.parametrize("layers", [1, 2])
-def test_cached_equals_uncached(tester, mode, layers):
-    model = tester.model(generator_layers=layers)
+@pytest.mark.parametrize("options", [{}, {"generator_layers": 2}, {"catalog_prior": True}], ids=str)
+def test_cached_equals_uncached(tester, mode, options):
+    model = tester.model(**options)
     batch = prompts(tester, model.config)
     results = [
         model.generate(**batch, slate_mode=mode, num_beams=4, use_cache=use, return_dict_in_generate=True)
@@ -85,8 +87,9 @@ def test_cached_equals_uncached(tester, mode, layers):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-def test_padding_and_batching_change_nothing(tester, mode):
-    model = tester.model()
+@pytest.mark.parametrize("catalog_prior", [False, True])
+def test_padding_and_batching_change_nothing(tester, mode, catalog_prior):
+    model = tester.model(catalog_prior=catalog_prior)
     kwargs = {"slate_mode": mode, "num_beams": 4, "return_dict_in_generate": True}
     left = model.generate(**prompts(tester, model.config), **kwargs)
     right = model.generate(**prompts(tester, model.config, side="right"), **kwargs)

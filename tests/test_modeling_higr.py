@@ -48,8 +48,9 @@ def test_flat_queries_start_a_slate_at_every_history_position(tester):
     assert queries.masks(7)[1][0, 0, 4].tolist() == [False, False, False, True, True, False, False]
 
 
-def test_each_position_is_a_distribution_over_its_own_group(tester):
-    model = tester.model()
+@pytest.mark.parametrize("catalog_prior", [False, True])
+def test_each_position_is_a_distribution_over_its_own_group(tester, catalog_prior):
+    model = tester.model(catalog_prior=catalog_prior)
     config = model.config
     row = tester.flat(config, HISTORY, SLATE)
     with torch.no_grad():
@@ -62,9 +63,10 @@ def test_each_position_is_a_distribution_over_its_own_group(tester):
         assert probs[position, inside].sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_head_s_weight_gives_the_logits(tester):
+@pytest.mark.parametrize("catalog_prior", [False, True])
+def test_the_head_s_weight_gives_the_logits(tester, catalog_prior):
     """Trainers of the DPO family never call the model: they multiply hidden states with the head's weight."""
-    model = tester.model()
+    model = tester.model(catalog_prior=catalog_prior)
     batch = tester.batch([tester.flat(model.config, HISTORY, SLATE)])
     with torch.no_grad():
         hidden = model.model(**batch).last_hidden_state
@@ -74,8 +76,9 @@ def test_the_head_s_weight_gives_the_logits(tester):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("encoder", ["causal", "bidirectional"])
-def test_padding_changes_nothing(tester, side, encoder):
-    model = tester.model(encoder_attention=encoder)
+@pytest.mark.parametrize("catalog_prior", [False, True])
+def test_padding_changes_nothing(tester, side, encoder, catalog_prior):
+    model = tester.model(encoder_attention=encoder, catalog_prior=catalog_prior)
     long, short = tester.flat(model.config, HISTORY, SLATE), tester.flat(model.config, [11], [1, 2, 3, 4])
     together = tester.batch([long, short], side=side, pad_to=40)
     padded = log_probs(model, together)
@@ -113,9 +116,10 @@ def test_a_sequence_cut_inside_an_item_still_runs(tester):
     assert left_cut.isfinite().all()
 
 
-def test_slate_queries_give_the_same_loss_as_the_flat_reading(tester):
+@pytest.mark.parametrize("catalog_prior", [False, True])
+def test_slate_queries_give_the_same_loss_as_the_flat_reading(tester, catalog_prior):
     """One window over the last slate is what the flat reading computes from `<slate>` on."""
-    model = tester.model(dense_loss_weight=0.0)
+    model = tester.model(dense_loss_weight=0.0, catalog_prior=catalog_prior)
     config = model.config
     flat = tester.batch([tester.flat(config, HISTORY, SLATE)])
     labels = flat["input_ids"].clone()
@@ -160,6 +164,7 @@ def test_the_dense_loss_is_a_softmax_over_the_catalogue(tester):
         {"item_embedding": False, "dense_head": False},
         {"encoder_attention": "bidirectional"},
         {"generator_layers": 2},
+        {"catalog_prior": True},
     ],
     ids=str,
 )

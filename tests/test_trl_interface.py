@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from higr_hf import HiGRForSlateGeneration, HiGRTokenizer, save_checkpoint
-from tests.model_tester import HiGRModelTester
+from tests.model_tester import HiGRModelTester, prior_by_hand
 
 pytest.importorskip("trl")
 
@@ -30,13 +30,17 @@ TRAINERS = {
 AVERAGED = ("orpo", "simpo")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
+@pytest.fixture(scope="module", params=[False, True], ids=["generator", "catalog-prior"])
+def checkpoint(request, tmp_path_factory) -> str:
     tester = HiGRModelTester()
     ids = [f"i{item}" for item in range(tester.num_items)]
     tokenizer = HiGRTokenizer.from_codes(ids, tester.codes.numpy(), tester.codebook_sizes, 3, 2)
     # Without dropout, so that what a trainer computes in training mode can be compared.
-    return str(save_checkpoint(tmp_path_factory.mktemp("trl") / "model", tester.model(dropout=0.0), tokenizer))
+    return str(
+        save_checkpoint(
+            tmp_path_factory.mktemp("trl") / "model", tester.model(dropout=0.0, catalog_prior=request.param), tokenizer
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +96,18 @@ def log_probs_by_hand(checkpoint: str, side: str, averaged: bool) -> list[float]
         start = tokenizer(tokenizer.build_prompt(history, feedback, times, wish))["input_ids"]
         items = chosen if side == "chosen" else rejected
         completion = [*tokenizer.items_to_token_ids(items), tokenizer.eos_token_id]
-        hidden = model.model(torch.tensor([start + completion])).last_hidden_state[0, :, : config.hidden_size]
+        outputs = model.model(torch.tensor([start + completion]))
+        hidden = outputs.last_hidden_state[0, :, : config.hidden_size]
+        plans = outputs.plans[0, -len(items) - 2 :]  # of `<slate>` and the slate's items, and `<eos>`
         total = 0.0
         for position, token in enumerate(completion, start=len(start)):
             level = max(sum(token >= bound for bound in bounds) - 1, 0)
             first = 0 if level == 0 else bounds[level]
             logits = model.lm_head.proj[first : bounds[level + 1]] @ hidden[position - 1]
+            if config.catalog_prior:
+                done = completion[position - len(start) - level : position - len(start)]
+                prefix = [code - bound for code, bound in zip(done, bounds, strict=False)]
+                logits = logits + prior_by_hand(model, plans[(position - len(start)) // config.num_levels], prefix)
             total += float(logits.log_softmax(0)[token - first])
         results.append(total / len(completion) if averaged else total)
     return results

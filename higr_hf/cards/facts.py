@@ -37,6 +37,7 @@ _MODEL_FIELDS = (
     "pooling",
     "item_embedding",
     "dense_head",
+    "catalog_prior",
     "slate_size",
     "max_history",
     "slate_mode",

@@ -177,12 +177,26 @@ class GeneratorStep(_Step):
             cache.append(pair)
         state = self.generator.norm(hidden).squeeze(2)
         group = nn.functional.one_hot(step, self.config.num_levels).to(state.dtype).expand(*state.shape[:2], -1)
-        log_probs = self.lm_head(torch.cat([state, group], dim=-1)).float().log_softmax(-1)
+        # What a catalogue prior adds is left to the decoder, which knows the prefix tree.
+        added = state.new_zeros(*state.shape[:2], self.lm_head.num_added)
+        log_probs = self.lm_head(torch.cat([state, added, group], dim=-1)).float().log_softmax(-1)
         present = [torch.stack([pair[part] for pair in cache]).unflatten(1, plans.shape[:2]) for part in (0, 1)]
         return log_probs, *present
 
 
-STEPS = {"encoder": EncoderStep, "planner": PlannerStep, "generator": GeneratorStep}
+class PriorStep(_Step):
+    """Score the whole catalogue with a plan vector, for models with a catalogue prior."""
+
+    INPUTS = ("plans",)
+    OUTPUTS = ("scores",)
+
+    def forward(self, plans: torch.Tensor) -> tuple[torch.Tensor]:
+        """`plans [B, Q, d]` to scores of the items by index, `[B, Q, N]`."""
+        index = torch.arange(len(self.item_codes), device=plans.device)
+        return ((plans @ self.embeddings.items(self.item_codes, index).T).float(),)
+
+
+STEPS = {"encoder": EncoderStep, "planner": PlannerStep, "generator": GeneratorStep, "prior": PriorStep}
 
 
 def _example(model: HiGRForSlateGeneration, name: str) -> tuple[tuple[torch.Tensor, ...], tuple]:
@@ -204,6 +218,8 @@ def _example(model: HiGRForSlateGeneration, name: str) -> tuple[tuple[torch.Tens
         tokens = torch.randint(1, config.vocab_size, (B, U, config.num_levels + extra))
         items = torch.arange(B * U).view(B, U) % max(config.num_items, 1)
         return (tokens, items, length), ({0: batch, 1: units}, {0: batch, 1: units}, {0: batch})
+    if name == "prior":
+        return (torch.randn(B, Q, width, dtype=dtype),), ({0: batch, 1: slots},)
     newest = torch.randn(B, width, dtype=dtype)
     if name == "planner":
         layers = config.planner_layers
@@ -230,8 +246,8 @@ def export_programs(model: HiGRForSlateGeneration) -> dict[str, ExportedProgram]
         model: with its catalogue set; it stays as it is.
 
     Returns:
-        `encoder`, `planner` and `generator`; inputs and outputs are those of [`EncoderStep`], [`PlannerStep`] and
-        [`GeneratorStep`].
+        `encoder`, `planner` and `generator`, and `prior` for a model that has a catalogue prior; inputs and outputs
+        are those of [`EncoderStep`], [`PlannerStep`], [`GeneratorStep`] and [`PriorStep`].
 
     Raises:
         ValueError: for a model without catalogue, generator context or shared generator.
@@ -247,6 +263,8 @@ def export_programs(model: HiGRForSlateGeneration) -> dict[str, ExportedProgram]
     try:
         programs = {}
         for name, step in STEPS.items():
+            if name == "prior" and not model.config.catalog_prior:
+                continue
             inputs, varying = _example(model, name)
             programs[name] = torch.export.export(step(model), inputs, dynamic_shapes=varying, strict=False)
         return programs
@@ -262,8 +280,8 @@ def export_onnx(
 ) -> Path:
     """Write a directory from which slates are decoded with onnxruntime and numpy alone.
 
-    Leaves `encoder.onnx`, `planner.onnx`, `generator.onnx`, the item table, `decoder.json` (sizes and token layout)
-    and `decoder.py`, a copy of [`OnnxSlateDecoder`] that imports neither this package nor PyTorch.
+    Leaves `encoder.onnx`, `planner.onnx`, `generator.onnx` (and `prior.onnx`), the item table, `decoder.json` (sizes
+    and token layout) and `decoder.py`, a copy of [`OnnxSlateDecoder`] that imports neither this package nor PyTorch.
 
     Args:
         directory: where to; replaced as a whole.
@@ -300,7 +318,7 @@ def export_onnx(
         names = (
             "codebook_sizes", "level_offsets", "num_feedback_levels", "num_time_buckets", "feature_offset",
             "bos_token_id", "slate_size", "num_beams", "max_history", "planner_layers", "generator_layers",
-            "num_attention_heads", "hidden_size",
+            "num_attention_heads", "hidden_size", "catalog_prior",
         )  # fmt: skip
         content = {name: getattr(config, name) for name in names} | {"fingerprint": tokenizer.fingerprint}
         (folder / "decoder.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -84,7 +84,6 @@ class Int8Head(SemanticIDHead):
     def __init__(self, config: HiGRConfig) -> None:
         nn.Module.__init__(self)
         self.config, self.bias = config, None
-        self.in_features, self.out_features = config.hidden_size + config.num_levels, config.vocab_size
         self.matrix = _Int8Matrix(config.vocab_size, config.hidden_size)
 
     @property

@@ -51,11 +51,13 @@ class OnnxSlateDecoder:
             np.unique(self.codes[:, : level + 1], axis=0, return_inverse=True)[1].reshape(-1)
             for level in range(self.codes.shape[1])
         ]
+        # Per level and node: one item below it, which names its code and its parent.
+        self._example = [np.unique(nodes, return_index=True)[1] for nodes in self._node_of]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._steps = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
-            for name in ("encoder", "planner", "generator")
+            for name in ("encoder", "planner", "generator", *(["prior"] if self.config["catalog_prior"] else []))
         }
 
     def recommend(
@@ -127,12 +129,15 @@ class OnnxSlateDecoder:
         config = self.config
         head = config["hidden_size"] // config["num_attention_heads"]
         past = [np.zeros((config["generator_layers"], 1, 1, config["num_attention_heads"], 0, head), plan.dtype)] * 2
+        shares = self._prior_shares(plan) if config["catalog_prior"] else None
         nodes, totals, tokens = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.int64)
         for level, offset in enumerate(config["level_offsets"]):
             plans = np.repeat(plan, len(nodes), axis=1)
             log_probs, *past = self._run(
                 "generator", plans, tokens[None], np.array([level]), length, *context, *past
             )  # fmt: skip
+            if shares is not None:
+                log_probs = self._with_prior(log_probs, level, nodes, shares[level])
             # One example item below every legal child names the child, its code and its parent.
             children, example = np.unique(self._node_of[level][legal], return_index=True)
             example = np.flatnonzero(legal)[example]
@@ -148,6 +153,37 @@ class OnnxSlateDecoder:
         best_leaf = int(np.argmax(totals))
         item = np.flatnonzero(self._node_of[-1] == nodes[best_leaf])[0]
         return int(item), float(totals[best_leaf])
+
+    def _prior_shares(self, plan: np.ndarray) -> list[np.ndarray]:
+        """Per level the log-probability `[nodes]` of every node given its parent, by the catalogue softmax."""
+        scores = self._run("prior", plan)[0][0, 0]
+        mass = np.exp(scores - scores.max())
+        logs = [
+            np.log(np.maximum(np.bincount(nodes, weights=mass), _SMALLEST_MASS)).astype(np.float32)
+            for nodes in self._node_of
+        ]
+        parents = [np.zeros(len(logs[0]), dtype=np.int64)]
+        parents += [above[example] for above, example in zip(self._node_of, self._example[1:], strict=False)]
+        above = [np.log(mass.sum(keepdims=True)), *logs[:-1]]
+        return [log - up[parent] for log, up, parent in zip(logs, above, parents, strict=True)]
+
+    def _with_prior(self, log_probs: np.ndarray, level: int, nodes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Log-probabilities `[1, R, V]` of a level's codes once the prior's logits are added to the generator's."""
+        size, offset = self.config["codebook_sizes"][level], self.config["level_offsets"][level]
+        example = self._example[level]
+        parent = np.zeros(len(example), dtype=np.int64) if level == 0 else self._node_of[level - 1][example]
+        row = np.searchsorted(nodes, parent)  # nodes are kept sorted
+        alive = (row < len(nodes)) & (nodes[np.minimum(row, len(nodes) - 1)] == parent)
+        added = np.full((len(nodes), size), _MISSING_CODE, dtype=np.float32)
+        added[row[alive], self.codes[example[alive], level]] = shares[alive]
+        first = 0 if level == 0 else offset
+        if level == 0:
+            added = np.concatenate([np.full((len(nodes), offset), -np.log(size), dtype=np.float32), added], axis=1)
+        logits = log_probs[0, :, first : offset + size] + added
+        logits = logits - logits.max(axis=1, keepdims=True)
+        result = log_probs.copy()
+        result[0, :, first : offset + size] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return result
 
     def _run(self, step: str, *inputs: np.ndarray) -> list[np.ndarray]:
         session = self._steps[step]
@@ -197,8 +233,12 @@ class OnnxSlateDecoder:
         return first + level
 
 
+# As in the model: codes that lead to no item, and the least mass a prefix counts for.
+_MISSING_CODE, _SMALLEST_MASS = -1e4, 1e-30
+
 _INPUTS = {
     "encoder": ("tokens", "items", "length"),
     "planner": ("newest", "length", "keys", "values", "slot", "fed", "wish", "past_keys", "past_values"),
     "generator": ("plans", "tokens", "step", "length", "keys", "values", "past_keys", "past_values"),
+    "prior": ("plans",),
 }

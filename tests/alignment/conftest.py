@@ -19,10 +19,12 @@ def tokenizer() -> HiGRTokenizer:
     return HiGRTokenizer.from_codes(ids, tester.codes.numpy(), tester.codebook_sizes, 3, 2)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tokenizer, tmp_path_factory) -> str:
+@pytest.fixture(scope="module", params=[False, True], ids=["generator", "catalog-prior"])
+def checkpoint(request, tokenizer, tmp_path_factory) -> str:
     """A model without dropout, so that what a trainer computes in training mode can be compared."""
-    model = HiGRModelTester().model(dropout=0.0, tokenizer_fingerprint=tokenizer.fingerprint)
+    model = HiGRModelTester().model(
+        dropout=0.0, catalog_prior=request.param, tokenizer_fingerprint=tokenizer.fingerprint
+    )
     return str(save_checkpoint(tmp_path_factory.mktemp("alignment") / "model", model, tokenizer))
 
 

@@ -10,6 +10,7 @@ import torch
 from higr_hf import HiGRForSlateGeneration, HiGRTokenizer
 from higr_hf.alignment import METHODS
 from tests.alignment.pairs import PAIRS, trainer
+from tests.model_tester import prior_by_hand
 
 LOGITS = ("orpo", "orpo-sum", "simpo", "cpo", "cpo-simpo")
 
@@ -21,13 +22,21 @@ def tokens_by_hand(model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer, prom
     start = tokenizer(tokenizer.build_prompt(*prompt))["input_ids"]
     codes = tokenizer.items_to_token_ids(slate)
     ids = torch.tensor([[*start, *codes, tokenizer.eos_token_id]])
-    hidden = model.model(ids).last_hidden_state[0, :, : config.hidden_size].double()
+    outputs = model.model(ids)
+    hidden = outputs.last_hidden_state[0, :, : config.hidden_size].double()
+    plans = outputs.plans[0, -len(slate) - 2 :]  # of `<slate>` and the slate's items, and `<eos>`
     bounds = [*config.level_offsets, config.vocab_size]
     found = []
     for position, token in enumerate(codes, start=len(start)):
         level = sum(token >= bound for bound in bounds) - 1
         first = 0 if level == 0 else bounds[level]
         logits = model.lm_head.proj[first : bounds[level + 1]].double() @ hidden[position - 1]
+        if config.catalog_prior:
+            item = (position - len(start)) // config.num_levels
+            prefix = [
+                code - bound for code, bound in zip(ids[0, position - level : position].tolist(), bounds, strict=False)
+            ]
+            logits = logits + prior_by_hand(model, plans[item], prefix)
         found.append(float(logits.log_softmax(0)[token - first]))
     return found
 
@@ -81,7 +90,7 @@ def evaluate_loss(trainer) -> tuple[float, dict]:
 
 def shift(model: torch.nn.Module) -> None:
     """Make policy and reference differ, the same way every time."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)

@@ -164,6 +164,8 @@ def test_what_cannot_be_decoded_is_refused(tester):
         model.generate(**batch, slate_size=3, allowed=[0, 1])
     with pytest.raises(ValueError, match="dense_head"):
         OneRecConfig(dense_head=True)
+    with pytest.raises(ValueError, match="catalog_prior"):
+        OneRecConfig(catalog_prior=True)
 
 
 def test_training_on_slate_queries_is_teacher_forcing_of_every_window(tester):

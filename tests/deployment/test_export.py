@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 import torch
 
-from higr_hf.deployment import EncoderStep, GeneratorStep, PlannerStep, export_onnx, export_programs
+from higr_hf.deployment import export_onnx, export_programs
+from higr_hf.deployment.export import STEPS, EncoderStep
 from higr_hf.deployment.onnx_decoder import OnnxSlateDecoder
 from higr_hf.layout_higr import SlateLayout
 from higr_hf.living import remove_items
 from tests.deployment.conftest import make_parts
 
-SIZES = {"planner_layers": 1}  # tracing takes a second a layer
-STEPS = {"encoder": EncoderStep, "planner": PlannerStep, "generator": GeneratorStep}
+SIZES = {"planner_layers": 1, "catalog_prior": True}  # tracing takes a second a layer
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def inputs_of(model, batch: int, units: int, slots: int, before: int, rows: int,
             plans, rng.integers(8, config.vocab_size, (batch, rows)), np.array([level]), length, *context,
             cache(batch, rows, heads, codes), cache(batch, rows, heads, codes),
         ),
+        "prior": (plans,),
     }  # fmt: skip
 
 

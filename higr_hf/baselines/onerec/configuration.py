@@ -13,10 +13,11 @@ class OneRecConfig(HiGRConfig):
 
     The fields are those of [`HiGRConfig`], and a preset means the same size: the flat decoder is `planner_layers +
     generator_layers` deep, so that both models have the same number of parameters but for one vector. `slate_mode`,
-    `generator_context`, `shared_generator` and `rerank_weight` have no meaning here, and there is no dense head.
+    `generator_context`, `shared_generator` and `rerank_weight` have no meaning here, and there is no dense head
+    and no catalogue prior.
 
     Raises:
-        ValueError: for `dense_head=True`, and whatever [`HiGRConfig`] refuses.
+        ValueError: for `dense_head=True` or `catalog_prior=True`, and whatever [`HiGRConfig`] refuses.
 
     Example:
 
@@ -37,8 +38,9 @@ class OneRecConfig(HiGRConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs["auto_map"] = {}
         super().__post_init__(**kwargs)
-        if self.dense_head:
-            raise ValueError("dense_head needs a plan vector a slot, which a flat decoder has not: set it to False.")
+        for name in ("dense_head", "catalog_prior"):
+            if getattr(self, name):
+                raise ValueError(f"{name} needs a plan vector a slot, which a flat decoder has not: set it to False.")
 
     @property
     def decoder_layers(self) -> int:
