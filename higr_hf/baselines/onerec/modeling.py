@@ -19,8 +19,8 @@ from .generation import FlatGenerationMixin
 class OneRecModel(HiGRModel):
     """Context encoder and flat decoder, without a head.
 
-    A token of the slate is fed the token before it, its slot, its level, the wish and the encoder's newest state, all
-    summed; it sees the encoded history and the tokens of its slate so far.
+    A token of the slate is fed the token before it, its slot, its level and the wish, all summed, and the first token
+    the encoder's newest state; it sees the encoded history and the tokens of its slate so far.
 
     Example:
 
@@ -58,7 +58,11 @@ class OneRecModel(HiGRModel):
         Returns:
             `[B, Q, L, d]`.
         """
-        return self.query_inputs(context, queries).unsqueeze(2) + self.embed_levels.weight
+        places = self.planner.slots(queries.slot) + self.embeddings.embed_tokens(queries.wish)
+        # The normed state is many times longer than an embedding: beside it a code could hardly be told from another.
+        first = torch.where(queries.slot[..., None] == 0, self.query_inputs(context, queries), places)
+        levels = [first, *[places] * (self.config.num_levels - 1)]
+        return torch.stack(levels, dim=2) + self.embed_levels.weight
 
     def forward(
         self,
