@@ -229,18 +229,7 @@ class Legality:
         Returns:
             `LongTensor [B, ...]`.
         """
-        shape = first.shape
-        first, last = first.reshape(shape[0], -1), last.reshape(shape[0], -1)
-        if self._allowed_before is None:
-            count = last - first
-        elif self._allowed_before.dim() == 1:
-            count = self._allowed_before[last] - self._allowed_before[first]
-        else:
-            count = self._allowed_before.gather(1, last) - self._allowed_before.gather(1, first)
-        if self._excluded.shape[1]:
-            count = count - torch.searchsorted(self._excluded, last.contiguous())
-            count = count + torch.searchsorted(self._excluded, first.contiguous())
-        return count.reshape(shape)
+        return self._legal_before(last) - self._legal_before(first)
 
     def has_legal(self, depth: int, nodes: torch.Tensor) -> torch.Tensor:
         """Whether any legal item is below each node.
@@ -254,6 +243,39 @@ class Legality:
         """
         bounds = self.trie.first_rank[depth]
         return self.count(bounds[nodes], bounds[nodes + 1]) > 0
+
+    def children(self, depth: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The children of some nodes, and which have a legal item below them.
+
+        Args:
+            depth (`int`): depth of the children, 0 for those of the root.
+            parents (`LongTensor [B, ...]`): nodes of depth `depth - 1` (zeros stand for the root).
+
+        Returns:
+            `nodes (LongTensor [B, ..., C])` and `legal (BoolTensor [B, ..., C])`; what is not legal may not exist, and
+            its node is some valid index.
+        """
+        trie = self.trie
+        starts = trie.child_start[depth]
+        step = torch.arange(trie.max_children[depth] + 1, device=parents.device)
+        # One child ends where the next begins, and past the last one all edges are the same: nothing lies between.
+        edges = torch.minimum(starts[parents].unsqueeze(-1) + step, starts[parents + 1].unsqueeze(-1))
+        before = self._legal_before(trie.first_rank[depth][edges])
+        nodes = edges[..., :-1].clamp(max=len(trie.node_code[depth]) - 1)
+        return nodes, before[..., 1:] > before[..., :-1]
+
+    def _legal_before(self, ranks: torch.Tensor) -> torch.Tensor:
+        """Number of legal items below each rank, `LongTensor [B, ...]`."""
+        flat = ranks.reshape(ranks.shape[0], -1)
+        if self._allowed_before is None:
+            count = flat
+        elif self._allowed_before.dim() == 1:
+            count = self._allowed_before[flat]
+        else:
+            count = self._allowed_before.gather(1, flat)
+        if self._excluded.shape[1]:
+            count = count - torch.searchsorted(self._excluded, flat)
+        return count.reshape(ranks.shape)
 
     def remaining(self) -> torch.Tensor:
         """Number of legal items of every row, `LongTensor [B]`."""
