@@ -151,6 +151,33 @@ class HiGRAttention(nn.Module):
         )
         return self.o_proj(output.flatten(2))
 
+    def step(self, hidden_states: torch.Tensor, past: list[KeyValue]) -> torch.Tensor:
+        """Self-attention of one new position over the few before it, without rotation.
+
+        Attention kernels work a head of a row at a time; over two or three positions of thousands of rows a product a
+        position is several times faster.
+
+        Args:
+            hidden_states (`[..., W, d]`): the newest position of W hypotheses.
+            past: see [`HiGRGeneratorLayer.step`]; the newest keys and values are appended.
+
+        Returns:
+            `[..., W, d]`.
+        """
+        query, key, value = (
+            proj(hidden_states).unflatten(-1, (self.num_heads, self.head_dim))
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        past.append((key, value))
+        if len(past) == 1:  # it sees itself alone
+            return self.o_proj(value.flatten(-2))
+        scores = torch.stack([(query * keys).sum(-1) for keys, _ in past])
+        weights = (scores * self.scaling).float().softmax(0).to(query.dtype).unsqueeze(-1)
+        output = weights[0] * past[0][1]
+        for weight, (_, values) in zip(weights[1:], past[1:], strict=True):
+            output = torch.addcmul(output, weight, values)
+        return self.o_proj(output.flatten(-2))
+
 
 class HiGRFeedForward(nn.Module):
     """Two linear layers with an activation between, without bias."""
@@ -282,3 +309,28 @@ class HiGRGeneratorLayer(GradientCheckpointingLayer):
         attended = self.self_attn(normed, key_value, mask, None).reshape(batch, rows, steps, width)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), key_value
+
+    def step(
+        self,
+        hidden_states: torch.Tensor,
+        context: KeyValue | None,
+        context_mask: torch.Tensor | None,
+        past: list[KeyValue],
+    ) -> torch.Tensor:
+        """The newest code position of every hypothesis of an item beam; for decoding.
+
+        Args:
+            hidden_states (`[B, R, W, d]`): one position of W hypotheses for each of R slots.
+            context, context_mask: see `forward`.
+            past: keys and values `[B, R, W or 1, heads, head_dim]` of the positions before, one entry each; the newest
+                is appended. Width 1 is shared by all hypotheses.
+
+        Returns:
+            `[B, R, W, d]`.
+        """
+        if context is not None:
+            flat = self.cross_attn_norm(hidden_states).flatten(1, 2)
+            attended = self.cross_attn(flat, context, context_mask, None)
+            hidden_states = hidden_states + attended.view_as(hidden_states)
+        hidden_states = hidden_states + self.self_attn.step(self.self_attn_norm(hidden_states), past)
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))

@@ -15,6 +15,7 @@ from .prior_higr import CatalogPrior
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
+    from .stages_higr import ItemGenerator
 
 
 @dataclass
@@ -201,55 +202,34 @@ class SlateSearch:
             return torch.cat([items for items, _ in parts], 1), torch.cat([scores for _, scores in parts], 1)
         model, trie = self.model.model, self.trie
         index = 0 if self.config.shared_generator else min(first_slot, len(model.generators) - 1)
-        stage, keys = model.generators[index], context.generators[index]
-        offsets = self.config.level_offsets
-        batch, slots, width = plans.shape
-        beams = 1
-        steps = plans[:, :, None]  # [B, R·beams, S, d]
+        spelling = _Spelling(model.generators[index], context.generators[index], context.mask, plans, use_cache)
+        offsets, last = self.config.level_offsets, self.config.num_levels - 1
+        batch, slots = plans.shape[:2]
         nodes = torch.zeros(batch, slots, 1, dtype=torch.long, device=plans.device)
         totals = torch.zeros(batch, slots, 1, device=plans.device)
-        past = None
         prior = None
         if self.config.catalog_prior:
             prior = CatalogPrior(trie, self.config, plans.flatten(0, 1), self.item_vectors)
-        for depth in range(self.config.num_levels):
-            inputs, first_step = (steps[:, :, -1:], depth) if use_cache else (steps, 0)
-            states, cache = stage(inputs, keys, context.mask, first_step, past if use_cache else None)
-            logits = self.model.lm_head.group_logits(states[:, :, -1], depth).float()
-            logits = logits.view(batch, slots, beams, -1)
+        for depth in range(last + 1):
+            logits = self.model.lm_head.group_logits(spelling.states(), depth).float()
             if prior is not None:
                 logits = logits + prior.logits(depth, nodes.flatten(0, 1)).view_as(logits)
-            log_probs = logits.log_softmax(-1)
-
-            children, exists = trie.children(depth, nodes)  # [B, R, beams, C]
-            exists = exists & self.legal.has_legal(depth, children)
-            code = trie.node_code[depth][children]
-            token = code + (offsets[0] if depth == 0 else 0)  # the group of level 0 begins at token 0
-            gained = log_probs.gather(-1, token)
+            children, legal = self.legal.children(depth, nodes)  # [B, R, beams, C]
+            token = trie.node_code[depth][children]
+            if depth == 0:
+                token = token + offsets[0]  # the group of level 0 begins at token 0
+            grown = (totals[..., None] + logits.log_softmax(-1).gather(-1, token)).masked_fill_(~legal, float("-inf"))
             if self.temperature is None:
-                grown = totals[..., None] + gained
-                grown = grown.masked_fill(~exists, float("-inf")).flatten(2)
-                kept = min(self.num_beams, grown.shape[-1])
-                totals, choice = grown.topk(kept, dim=-1)
+                totals, choice = grown.flatten(2).topk(min(self.num_beams, grown[0, 0].numel()), dim=-1)
             else:
-                choice = self._sample(logits.gather(-1, token), exists)
-                grown = (totals[..., None] + gained).flatten(2)
-                totals = grown.gather(-1, choice)
-                totals = totals.masked_fill(~exists.flatten(2).gather(-1, choice), float("-inf"))
-            parent = choice // children.shape[-1]
+                choice = self._sample(logits.gather(-1, token), legal)
+                totals = grown.flatten(2).gather(-1, choice)
             nodes = children.flatten(2).gather(-1, choice)
-            picked = code.flatten(2).gather(-1, choice) + offsets[depth]
+            if depth < last:
+                picked = model.embeddings.embed_tokens(trie.node_code[depth][nodes] + offsets[depth])
+                spelling.follow(choice // children.shape[-1], picked)
 
-            row = parent + torch.arange(slots, device=parent.device)[:, None] * beams
-            row = row.flatten(1)  # [B, R·kept], rows to continue from
-            newest = model.embeddings.embed_tokens(picked).reshape(batch, row.shape[1], 1, width)
-            history = steps.gather(1, row[..., None, None].expand(-1, -1, *steps.shape[2:]))
-            steps = torch.cat([history, newest], dim=2)
-            if use_cache:
-                past = [_reorder(key_value, row, batch) for key_value in cache]
-            beams = parent.shape[-1]
-
-        items = trie.order[trie.first_rank[-1][nodes]]
+        items = trie.order[nodes]  # semantic IDs are unique: a node of the last depth is its item's rank
         if self.rerank_weight:
             vectors = model.embeddings.items(model.item_codes[items], items)
             totals = totals + self.rerank_weight * (vectors @ plans[..., None]).squeeze(-1).float()
@@ -265,8 +245,44 @@ class SlateSearch:
         return torch.multinomial(probs.flatten(0, 1), 1, generator=self.generator).view(*probs.shape[:2], 1)
 
 
-def _reorder(key_value: KeyValue, row: torch.Tensor, batch: int) -> KeyValue:
-    """Let every row of a `[B·R, heads, S, head_dim]` cache continue from `row [B, R']` of its own example."""
-    rows = key_value[0].shape[0] // batch
-    flat = (row + torch.arange(batch, device=row.device)[:, None] * rows).flatten()
-    return key_value[0][flat], key_value[1][flat]
+class _Spelling:
+    """The codes of every hypothesis of an item beam so far, as the generator wants them.
+
+    Args:
+        generator: the item generator.
+        context: keys and values of the encoded history for its layers.
+        mask (`BoolTensor [B, 1, 1, U]`): the history that counts.
+        plans (`[B, R, d]`): plan vectors of R slots.
+        use_cache: keep keys and values of earlier codes instead of the codes.
+    """
+
+    def __init__(
+        self,
+        generator: ItemGenerator,
+        context: list[KeyValue | None],
+        mask: torch.Tensor,
+        plans: torch.Tensor,
+        use_cache: bool,
+    ) -> None:
+        self.generator, self.context, self.mask = generator, context, mask
+        self.past: list[list[KeyValue]] | None = [[] for _ in generator.layers] if use_cache else None
+        self.steps = plans[:, :, None, None]  # [B, R, W, S, d]; with a cache the newest alone
+
+    def states(self) -> torch.Tensor:
+        """States `[B, R, W, d]` that predict the next code."""
+        if self.past is not None:
+            return self.generator.step(self.steps[..., -1, :], self.context, self.mask, self.past)
+        rows = self.steps.shape[:3]
+        return self.generator(self.steps.flatten(1, 2), self.context, self.mask)[0][:, :, -1].view(*rows, -1)
+
+    def follow(self, parent: torch.Tensor, picked: torch.Tensor) -> None:
+        """Extend hypothesis `parent (LongTensor [B, R, W'])` by a code's embedding `picked [B, R, W', d]`."""
+        if self.past is None:
+            before = torch.take_along_dim(self.steps, parent[..., None, None], dim=2)
+            self.steps = torch.cat([before, picked.unsqueeze(3)], dim=3)
+            return
+        self.steps = picked.unsqueeze(3)
+        for layer in self.past:
+            for position, pair in enumerate(layer):
+                if pair[0].shape[2] > 1:  # all hypotheses share what one position was before
+                    layer[position] = tuple(torch.take_along_dim(x, parent[..., None, None], dim=2) for x in pair)

@@ -186,6 +186,28 @@ class ItemGenerator(nn.Module):
             cache.append(key_value)
         return self.norm(hidden), cache
 
+    def step(
+        self,
+        newest: torch.Tensor,
+        context: list[KeyValue | None],
+        context_mask: torch.Tensor | None,
+        past: list[list[KeyValue]],
+    ) -> torch.Tensor:
+        """The newest code position of every hypothesis of an item beam.
+
+        Args:
+            newest (`[B, R, W, d]`): the plan vector (W = 1) or the newest code's embedding.
+            context, context_mask: see [`HiGRGeneratorLayer`].
+            past: a list a layer, see [`HiGRGeneratorLayer.step`]; all empty before the first code.
+
+        Returns:
+            `[B, R, W, d]`.
+        """
+        hidden = newest + self.embed_steps.weight[len(past[0])]
+        for layer, keys, before in zip(self.layers, context, past, strict=True):
+            hidden = layer.step(hidden, keys, context_mask, before)
+        return self.norm(hidden)
+
 
 class SemanticIDHead(nn.Module):
     """One linear layer over the whole vocabulary that is a softmax *per group* all the same.
