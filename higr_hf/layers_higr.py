@@ -28,12 +28,13 @@ def rotary_table(positions: torch.Tensor, head_dim: int, theta: float, dtype: to
         dtype (`torch.dtype`): of the result; the angles themselves are float32.
 
     Returns:
-        Two tensors of shape `[B, 1, T, head_dim]`.
+        Two tensors of shape `[B, 1, T, head_dim]`; the sines of the first half have their sign turned.
     """
     inverse = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angle = positions[:, None, :, None].float() * inverse
+    sine = angle.sin()
     angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    return angle.cos().to(dtype), torch.cat([-sine, sine], dim=-1).to(dtype)
 
 
 def rotate(x: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
@@ -41,9 +42,7 @@ def rotate(x: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
     if rotary is None:
         return x
     cos, sin = rotary
-    half = x.shape[-1] // 2
-    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos + turned * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class HiGRDropout(nn.Dropout):
