@@ -19,6 +19,7 @@ from higr_hf.checkpoint import TOKENIZER_FILES, load_checkpoint
 from higr_hf.evaluation import SlateEvaluator
 from higr_hf.recommender import SlateRecommender
 from higr_hf.tokenization_higr import HiGRTokenizer
+from higr_hf.utils import atomic_write_json
 
 from . import fit_tokenizer, train
 from ._benchmark_plan import SLATES, BenchmarkPlan, SystemPlan
@@ -65,6 +66,12 @@ class Workbench:
         self.options = {key: json.dumps(v) if isinstance(v, (dict, list)) else v for key, v in options.items()}
         self.arguments = DataArguments(**self.options)
 
+    @property
+    def protocol_facts(self) -> dict[str, Any]:
+        """What of the dataset's plan decides a unit's outcome."""
+        asked = {"list_size": self.protocol.list_size, "exclude_history": self.protocol.exclude_history}
+        return {"data": self.options, **asked}
+
     @cached_property
     def data(self) -> tuple[InteractionLog, Any]:
         """The log and its splits, read once."""
@@ -109,13 +116,14 @@ class Workbench:
         """Directory of a fitted tokenizer; it is fitted where it is not there yet."""
         folder = self.root / self.name / "tokenizers" / f"{name}-seed{seed}"
         settings = self.tokenizer_settings(name)
+        decides = {"data": self.options, **settings}
         record = folder / "settings.json"
         done = all((folder / "tokenizer" / file).is_file() for file in TOKENIZER_FILES)
-        if done and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
+        if done and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == decides:
             return folder / "tokenizer"
         shutil.rmtree(folder, ignore_errors=True)
         fit_tokenizer.main(self.command(**settings, seed=seed, output_dir=str(folder)))
-        record.write_text(json.dumps(settings), encoding="utf-8")
+        atomic_write_json(record, decides)
         return folder / "tokenizer"
 
 

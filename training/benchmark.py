@@ -71,7 +71,12 @@ class Benchmark:
         """A unit and its outcome; trained now where it was not before."""
         settings = system.settings_of(self.dataset, trial)
         parts = [self._chosen(self.plan.systems[name], seed) for name in system.parts]
-        decides = {"kind": system.kind, **settings, "parts": [part.folder.name for part in parts]}
+        decides = {
+            "kind": system.kind,
+            **settings,
+            "parts": [part.folder.name for part in parts],
+            **self.bench.protocol_facts,
+        }
         if system.tokenizer is not None:
             decides["tokenizer"] = self.bench.tokenizer_settings(system.tokenizer)
         unit = Unit(self.root, self.dataset, system.name, decides, seed)

@@ -178,8 +178,10 @@ def test_a_killed_unit_is_trained_again_and_no_other(folder, finished, monkeypat
 def test_another_setting_is_another_unit(folder, finished):
     changed = plan(folder, {"ease": {**EASE, "trials": [{"l2": 3.0}]}}, "changed")
     run(folder, changed)
-    folders = {path.name for path in (folder / "units" / "own" / "ease").iterdir()}
-    assert len(folders) == 4
+    assert len(list((folder / "units" / "own" / "ease").iterdir())) == 4
+    # The same system under another protocol, too.
+    run(folder, plan(folder, {"ease": {**EASE, "trials": [{"l2": 3.0}]}}, "allowed", {"exclude_history": False}))
+    assert len(list((folder / "units" / "own" / "ease").iterdir())) == 5
 
 
 def test_a_dataset_may_ask_for_another_protocol(folder):
