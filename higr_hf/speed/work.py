@@ -97,7 +97,7 @@ def _flat(count: _Counter, slate_size: int, num_beams: int, use_cache: bool) -> 
     for _ in range(slate_size):
         for depth, size in enumerate(config.codebook_sizes):
             new, past = (1, token) if use_cache else (token + 1, 0)
-            total += count.block(layers, beams, new, past) + count.projection(beams * new) + count.head(beams, depth)
+            total += count.block(layers, beams, new, past) + count.head(beams, depth)
             beams, token = min(num_beams, beams * size), token + 1
     return total
 
@@ -135,13 +135,9 @@ class _Counter:
             layer += self._linear(queries, 2 * self.square) + self._attention(queries, self.units, rows * new)
         return _times(layer, layers)
 
-    def projection(self, rows: int) -> Work:
-        """The planner's last linear layer."""
-        return self._linear(self.batch * rows, self.square)
-
     def planner(self, new: int, past: int) -> Work:
-        """One pass of the planner over `new` slots."""
-        return self.block(self.config.planner_layers, 1, new, past) + self.projection(new)
+        """One pass of the planner over `new` slots, and the projection of its plans."""
+        return self.block(self.config.planner_layers, 1, new, past) + self._linear(self.batch * new, self.square)
 
     def head(self, rows: int, depth: int) -> Work:
         """Logits of one group of the vocabulary."""

@@ -197,11 +197,34 @@ def test_it_is_as_large_as_higr_and_shares_its_stages(tester):
     flat = tester.model()
     hierarchical = HiGRForSlateGeneration(HiGRModelTester().config(dense_head=False))
     sizes = [sum(weights.numel() for weights in model.parameters()) for model in (flat, hierarchical)]
-    assert sizes[1] - sizes[0] == flat.config.hidden_size  # the generator's own norm
+    width = flat.config.hidden_size
+    assert sizes[1] - sizes[0] == width**2 + width  # the plan's projection, and the generator's own norm
     assert {type(module) for module in flat.modules()} - {type(module) for module in hierarchical.modules()} == {
-        OneRecForSlateGeneration, type(flat.model),
+        OneRecForSlateGeneration, type(flat.model), torch.nn.Identity,
     }  # fmt: skip
     assert all(weights.std() > 0 for name, weights in flat.named_parameters() if "norm" not in name)
+
+
+def test_it_learns_no_slower_than_higr():
+    """A baseline that is hard to train would flatter the model: items follow one another here, and both find out."""
+    losses = {}
+    for name, tester in (("higr", HiGRModelTester()), ("onerec", OneRecModelTester())):
+        torch.manual_seed(0)
+        own = {"initializer_range": 0.02, "hidden_size": 32, "dropout": 0.0}
+        model = tester.model(**own, **({"dense_head": False} if name == "higr" else {})).train()
+        layout = TokenLayout(tester.codes.numpy(), model.config.level_offsets, model.config.feature_offset, 3)
+        collate = SlateCollator(layout, slate_size=3, max_history=12, num_windows=2)
+        generator, nothing = np.random.default_rng(0), np.full(12, -1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            starts = generator.integers(0, 24, 16)
+            rows = [EncodedSequence((start + np.arange(12)) % 24, nothing, nothing) for start in starts]
+            loss = model(**collate(rows)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[name] = loss.item()
+    assert losses["onerec"] < 1.1 * losses["higr"] < 0.6, losses
 
 
 def test_it_saves_and_loads_as_itself(tester, tmp_path):

@@ -12,9 +12,9 @@ class OneRecConfig(HiGRConfig):
     Configuration of [`OneRecForSlateGeneration`].
 
     The fields are those of [`HiGRConfig`], and a preset means the same size: the flat decoder is `planner_layers +
-    generator_layers` deep, so that both models have the same number of parameters but for one vector. `slate_mode`,
-    `generator_context`, `shared_generator` and `rerank_weight` have no meaning here, and there is no dense head
-    and no catalogue prior.
+    generator_layers` deep, so that both models have the same number of parameters but for the plan's projection.
+    `slate_mode`, `generator_context`, `shared_generator` and `rerank_weight` have no meaning here, and there is no
+    dense head and no catalogue prior.
 
     Raises:
         ValueError: for `dense_head=True` or `catalog_prior=True`, and whatever [`HiGRConfig`] refuses.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...layers_higr import HiGRPlannerLayer
+from ...layers_higr import HiGRPlannerLayer, Rotary, rotary_table
 from ...layout_higr import SlateLayout, SlateQueries
 from ...modeling_higr import HiGRForSlateGeneration, HiGRModel, HiGRModelOutput
 from .configuration import OneRecConfig
@@ -45,8 +45,15 @@ class OneRecModel(HiGRModel):
         # HiGR without the hierarchy: the generator's layers go on top of the planner's.
         self.generators = nn.ModuleList()
         self.planner.layers.extend(HiGRPlannerLayer(config) for _ in range(config.generator_layers))
+        # Its states go to the head, not to another stage: a second small linear map there would only slow learning.
+        self.planner.proj = nn.Identity()
         self.embed_levels = nn.Embedding(config.num_levels, config.hidden_size)
         self.post_init()
+
+    def rotary(self, positions: torch.Tensor) -> Rotary:
+        """Rotary tables of positions `[B, T]`."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        return rotary_table(positions, head_dim, self.config.rope_theta, self.planner.norm.weight.dtype)
 
     def slate_inputs(self, context: torch.Tensor, queries: SlateQueries) -> torch.Tensor:
         """What the decoder is fed for the L tokens of every slot, but for the token before each.

@@ -81,7 +81,7 @@ class FlatDecoder:
             key_value = self.cache.write(index, layer.self_attn.key_value(normed, rotary))
             hidden = hidden + layer.self_attn(normed, key_value, mask, rotary)
             hidden = hidden + layer.mlp(layer.mlp_norm(hidden))
-        return self.planner.proj(self.planner.norm(hidden))
+        return self.planner.norm(hidden)
 
     def _recomputed(self, step: int) -> torch.Tensor:
         batch, beams = self.tokens.shape[:2]
