@@ -16,6 +16,7 @@ from tests.model_tester import HiGRModelTester
 NUM_ITEMS = 24
 TITLES = [f"Film {number:02} (19{70 + number})" for number in range(NUM_ITEMS)]
 TITLES[5] = '<img src=x onerror="document.title=1">'  # somebody else's checkpoint
+TITLES[9] = "{{#each x}} ${document.title = 2} `${1}`"
 TITLES[7] = TITLES[6] = "Twins (1988)"
 CATEGORIES = {f"i{item}": ["Odd" if item % 2 else "Even", *(["Few"] if item < 3 else [])] for item in range(NUM_ITEMS)}
 

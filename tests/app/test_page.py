@@ -130,6 +130,16 @@ def test_too_few_items_are_said(served, visit):
     assert "Only 2 of 4 places could be filled" in tab.get_by_role("alert").inner_text()
 
 
+def test_titles_of_others_stay_text(served, visit, model):
+    tab = visit(served)
+    choose(tab, "Exclude", "i0")
+    choose(tab, "History", "i5", "i9")
+    tab.get_by_label("Slate size").first.fill("20")
+    shown = recommend(tab)
+    assert f"After {TITLES[5]} → {TITLES[9]}." in tab.locator("#slates").inner_text()
+    assert len(shown) == 20 and tab.locator("#slates img").count() == 0
+
+
 def test_two_checkpoints_side_by_side(compared, visit, model, other, screenshots):
     tab = visit(compared)
     choose(tab, "History", "i3")
