@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,3 +273,15 @@ def test_the_cache_drops_what_no_hypothesis_descends_from():
                 path = [*seen[hypothesis], (3, hypothesis)]
                 expected = torch.stack([written[step][layer][side][0, :, place] for step, place in path], 1)
                 assert kept[0][:, visible].equal(expected)
+
+
+def test_its_recipe_is_the_higr_one_but_for_the_decoder():
+    """Equal tuning: data, sizes and optimisation are the same."""
+    recipes = Path(__file__).parents[2] / "training" / "recipes"
+    flat, higr = (
+        yaml.safe_load((recipes / f"train_{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("onerec_movielens-100k", "movielens-100k")
+    )
+    differ = {key for key in {*flat, *higr} if flat.get(key) != higr.get(key)}
+    assert differ == {"architecture", "model", "generation", "output_dir"}
+    assert {**flat["model"], "catalog_prior": True} == higr["model"]
