@@ -124,14 +124,38 @@ class JudgeArguments:
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Align, keep the best model, judge it on the validation split; returns its metrics (on the main process)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    record = align(*parse(list(sys.argv[1:] if argv is None else argv)))
+    if record is None:
+        return {}
+    start, metrics = record["start"], record["metrics"]
+    print(f"kept: {record['kept']}")
+    for name, value in metrics.items():
+        print(f"{name} {value:.4f}" + ("" if start is None else f" (start {start[name]:.4f})"))
+    return metrics
+
+
+def parse(argv: Sequence[str]) -> tuple[AlignArguments, PairArguments, JudgeArguments, DataArguments, Any]:
+    """The options of a command line and its recipe, by default the method's own."""
     method = method_of(argv)
-    options, pairing, judging, data, arguments = parse_recipe(
+    parsed_options = parse_recipe(
         (AlignArguments, PairArguments, JudgeArguments, DataArguments, trl_arguments(method)),
-        argv,
+        list(argv),
         description=__doc__ or "",
         default_recipe=RECIPES / f"align_{method}.yaml",
     )
+    parsed_options[0].method = method
+    return parsed_options
+
+
+def align(
+    options: AlignArguments, pairing: PairArguments, judging: JudgeArguments, data: DataArguments, arguments: Any
+) -> dict[str, Any] | None:
+    """Align as the options say; writes `model/`, `preferences/` and `alignment.json` into the output directory.
+
+    Returns:
+        What `alignment.json` holds; `None` on all processes but the main one.
+    """
+    method = options.method
     arguments.__class__ = get_method(method).config  # the trainer pickles it, which needs a class with an address
     check_config(method, arguments)
     check_best_metric(arguments, data.slate_size, judging.patience)
@@ -192,7 +216,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = work.evaluate("validation").metrics if main_process and checkpoint is None else None
     work.train(checkpoint)
     if not main_process:
-        return {}
+        return None
     metrics = work.evaluate("validation").metrics
     save_checkpoint(output / "model", work.model, tokenizer, categories_file(log.items))
     record = {
@@ -208,10 +232,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "log": work.trainer.state.log_history,
     }
     atomic_write_json(output / "alignment.json", record)
-    print(f"kept: {work.kept}")
-    for name, value in metrics.items():
-        print(f"{name} {value:.4f}" + ("" if start is None else f" (start {start[name]:.4f})"))
-    return metrics
+    return record
 
 
 def method_of(argv: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""From a real log to slates in minutes: MovieLens-100K, semantic IDs, training, decoding, evaluation.
+"""From a real log to slates in minutes: MovieLens-100K, semantic IDs, training, evaluation, alignment.
 
     make quickstart
 
-Leaves `tokenizer/`, `quantizer/`, `model/` (loads by itself), `report.json`, `report.md` and plots in `--output_dir`.
+Leaves `tokenizer/`, `quantizer/`, `model/` (loads by itself), `aligned/` with `model/` and `preferences/`, `report.json`, `report.md` and plots in `--output_dir`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from transformers import set_seed
 
 from higr_hf.baselines import Popularity
 from higr_hf.cards import write_card
-from higr_hf.checkpoint import save_checkpoint
+from higr_hf.checkpoint import load_checkpoint, save_checkpoint
 from higr_hf.data import InteractionLog, item_embeddings
 from higr_hf.evaluation import EvaluationResult, Report, SlateExample
 from higr_hf.evaluation.plots import plot_code_usage, plot_diversity, plot_training
@@ -32,6 +32,7 @@ from higr_hf.semantic_ids.fit import FitSettings
 from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_directory
 
+from . import align
 from ._args import TrainerArguments, check_output, mapping, numbers, parse_recipe, run
 from ._data import DataArguments, diversity_vectors, load_splits
 from ._model import ModelArguments, check_best_metric
@@ -53,6 +54,9 @@ class QuickstartArguments:
     embeddings: str = field(default="both", metadata={"help": "text, collaborative, both, or a .npy file."})
     codebook_sizes: str = field(default="[64, 64, 64]", metadata={"help": "Codes of every level."})
     tokenizer_settings: str = field(default="{}", metadata={"help": "Further arguments of fit_semantic_ids."})
+    alignment: str | None = field(
+        default=None, metadata={"help": "Recipe of training.align for the last stage; none when left out."}
+    )
     examples: int = field(default=3, metadata={"help": "Users whose slates are printed by title."})
 
 
@@ -71,7 +75,7 @@ class _Stages:
 
 
 def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
-    """Run all stages; returns the test results of HiGR and popularity."""
+    """Run all stages; returns the test results of HiGR (before and after alignment) and popularity."""
     options, data, model, arguments = parse_recipe(
         (QuickstartArguments, DataArguments, ModelArguments, TrainerArguments),
         argv,
@@ -85,6 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     fitting = mapping("tokenizer_settings", options.tokenizer_settings, _FIT_SETTINGS)
     codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
     output = check_output(arguments.output_dir)
+    aligning = _alignment(options.alignment, output) if options.alignment else None
     arguments.output_dir, arguments.remove_unused_columns = str(output / "checkpoints"), False
     seed, stage = arguments.seed, _Stages()
     set_seed(seed)
@@ -129,6 +134,13 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
             "higr": experiment.evaluate("test"),
             "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
         }
+    if aligning is not None:
+        with stage("Alignment"):
+            align.align(*aligning[:3], data, aligning[-1])
+            model, _ = load_checkpoint(output / "aligned" / "model")
+            recommend = replace(experiment.recommender(), model=model)
+            aligned = evaluator.evaluate(recommend, desc="Decoding aligned slates")
+        results = {"higr": results["higr"], "higr, aligned": aligned, "popularity": results["popularity"]}
     plots = _plots(output, trainer, tokenizer, results["higr"], evaluator)
     examples = _examples(splits["test"], tokenizer, results["higr"], options.examples)
     gain = results["higr"].compare(results["popularity"])
@@ -164,6 +176,14 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
         print("  slate " + "\n        ".join(title + hit for title, hit in zip(example.slate, hits, strict=True)))
     print(f"\n{sum(stage.seconds.values()):.0f} s; everything is in {output}/, see report.md")
     return results
+
+
+def _alignment(recipe: str, output: Path) -> tuple:
+    """The options of `training.align` that a recipe gives the last stage: a path, or a name among our recipes."""
+    path = Path(recipe) if Path(recipe).is_file() else RECIPE.parent / recipe
+    return align.parse(
+        ["--recipe", str(path), "--model", str(output / "model"), "--output_dir", str(output / "aligned")]
+    )
 
 
 def _check_titles(log: InteractionLog) -> None:

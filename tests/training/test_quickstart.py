@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+import yaml
 
 from higr_hf import cli, load_checkpoint
 from higr_hf.item_categories import find_categories
@@ -37,16 +39,21 @@ def options(folder, **changes) -> list[str]:
 @pytest.mark.slow
 def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
     write_log(tmp_path, "parquet", num_users=200)
-    results = quickstart.main(options(tmp_path))
+    recipe = {"method": "orpo-sum", "objectives": {"ranking": 1, "diversity": 1}, "max_steps": 4, "disable_tqdm": True}
+    (tmp_path / "align.yaml").write_text(yaml.safe_dump(recipe))
+    results = quickstart.main(options(tmp_path, alignment=str(tmp_path / "align.yaml")))
     run = tmp_path / "run"
 
-    higr, popularity = (results[name].metrics for name in ("higr", "popularity"))
+    higr, aligned, popularity = (results[name].metrics for name in ("higr", "higr, aligned", "popularity"))
     assert higr["ndcg@5"] > 3 * popularity["ndcg@5"]
     assert higr["view_recall@5"] > 3 * popularity["view_recall@5"]
     assert results["higr"].compare(results["popularity"]).low > 0, "beyond chance"
     assert (higr["validity"], higr["duplicates"]) == (1, 0)
 
     model, tokenizer = load_checkpoint(run / "model")
+    twin, _ = load_checkpoint(run / "aligned" / "model")
+    assert any(not torch.equal(x, y) for x, y in zip(model.parameters(), twin.parameters(), strict=True))
+    assert json.loads((run / "aligned" / "alignment.json").read_text())["kept"] == "aligned"
     alone = HiGRTokenizer.from_pretrained(run / "tokenizer")
     assert alone.fingerprint == tokenizer.fingerprint == model.config.tokenizer_fingerprint
     assert tokenizer.titles[0].startswith("Item ")
@@ -54,11 +61,12 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
     assert CRQVAEModel.from_pretrained(run / "quantizer").config.codebook_sizes == [8, 8, 8]
 
     report = json.loads((run / "report.json").read_text())
-    for name, metrics in (("higr", higr), ("popularity", popularity)):
+    for name, metrics in (("higr", higr), ("higr, aligned", aligned), ("popularity", popularity)):
         for metric, value in metrics.items():
             assert report["systems"][name]["metrics"][metric] == pytest.approx(value)
     assert report["seed"] == 0
-    assert set(report["seconds"]) == {"Data", "Item embeddings", "Semantic IDs", "Training", "Evaluation"}
+    stages = {"Data", "Item embeddings", "Semantic IDs", "Training", "Evaluation", "Alignment"}
+    assert set(report["seconds"]) == stages
     assert all(value > 0 for value in report["seconds"].values())
     assert {"torch", "transformers"} <= set(report["versions"])
     assert report["commands"]
@@ -91,6 +99,7 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
         ({"tokenizer_settings": "{epoch: 1}"}, "--tokenizer_settings has no setting 'epoch'; did you mean 'epochs'"),
         ({"slate_size": "3"}, "use eval_ndcg@3"),
         ({"codebook_sizes": "64"}, "--codebook_sizes must be a list of numbers"),
+        ({"alignment": "none.yaml"}, "2"),
         ({"recipe": "none.yaml"}, "2"),
     ],
 )
