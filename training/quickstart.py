@@ -2,8 +2,8 @@
 
     make quickstart
 
-Leaves `tokenizer/`, `quantizer/`, `model/` (loads by itself), `aligned/` (with its own `model/` and the `preferences/`),
-`report.json`, `report.md` and plots in `--output_dir`.
+Leaves `tokenizer/`, `quantizer/`, `model/` (loads by itself), `aligned/` (with its own `model/` and
+`preferences/`), `report.json`, `report.md` and plots in `--output_dir`.
 """
 
 from __future__ import annotations
