@@ -231,19 +231,6 @@ class Legality:
         """
         return self._legal_before(last) - self._legal_before(first)
 
-    def has_legal(self, depth: int, nodes: torch.Tensor) -> torch.Tensor:
-        """Whether any legal item is below each node.
-
-        Args:
-            depth (`int`): depth of the nodes.
-            nodes (`LongTensor [B, ...]`): node numbers.
-
-        Returns:
-            `BoolTensor [B, ...]`.
-        """
-        bounds = self.trie.first_rank[depth]
-        return self.count(bounds[nodes], bounds[nodes + 1]) > 0
-
     def children(self, depth: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The children of some nodes, and which have a legal item below them.
 

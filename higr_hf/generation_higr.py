@@ -123,21 +123,9 @@ class SlateGenerationMixin(GenerationMixin):
         layout = self._prompt_layout(input_ids, attention_mask)
         items = trie.lookup(layout.codes)
 
-        legal = Legality(trie, batch, _allowed_mask(allowed, trie.num_items, batch, repeats, input_ids.device))
-        if not bool(self.model.item_active.all()):
-            removed = (~self.model.item_active).nonzero().T.expand(batch, -1)
-            legal.exclude(removed)
-        if exclude is not None:
-            legal.exclude(_item_lists(exclude, trie.num_items, batch, repeats, input_ids.device))
-        if exclude_history:
-            legal.exclude(items)
-        remaining = legal.remaining()
-        if not allow_short and bool((remaining < slate_size).any()):
-            row = int((remaining < slate_size).nonzero()[0])
-            raise ValueError(
-                f"Prompt {row} has only {int(remaining[row])} legal items for a slate of {slate_size}: ask for fewer "
-                "slots, exclude less, or pass allow_short=True to get -1 in the missing slots."
-            )
+        legal = self._legal_items(exclude, items if exclude_history else None, allowed, batch, repeats)
+        if not allow_short:
+            _check_enough(legal, slate_size)
 
         search = SlateSearch(self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator)
         context = self._encode_prompt(input_ids, layout, items)
@@ -149,6 +137,25 @@ class SlateGenerationMixin(GenerationMixin):
             result = search.first_plan(context, layout.wish, slate_size)
         result.sequences = self._slate_sequences(input_ids, result.slates)
         return result if return_dict_in_generate else result.sequences
+
+    def _legal_items(
+        self: HiGRForSlateGeneration,
+        exclude: torch.Tensor | Sequence[Sequence[int]] | None,
+        history: torch.Tensor | None,
+        allowed: torch.Tensor | Sequence[int] | None,
+        batch: int,
+        repeats: int = 1,
+    ) -> Legality:
+        """What each row may be given: allowed, not removed, not excluded, and not in `history` where that is given."""
+        trie, device = self.model.trie(), self.model.item_codes.device
+        legal = Legality(trie, batch, _allowed_mask(allowed, trie.num_items, batch, repeats, device))
+        if not bool(self.model.item_active.all()):
+            legal.exclude((~self.model.item_active).nonzero().T.expand(batch, -1))
+        if exclude is not None:
+            legal.exclude(_item_lists(exclude, trie.num_items, batch, repeats, device))
+        if history is not None:
+            legal.exclude(history)
+        return legal
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:
         layout = SlateLayout.parse(input_ids, mask, self.config)
@@ -193,6 +200,17 @@ class SlateGenerationMixin(GenerationMixin):
         tokens = torch.where(items[..., None] >= 0, tokens, config.pad_token_id).flatten(1)
         eos = torch.full_like(tokens[:, :1], config.eos_token_id)
         return torch.cat([input_ids, tokens, eos], dim=1)
+
+
+def _check_enough(legal: Legality, slate_size: int) -> None:
+    """Raise a ValueError for the first row that has fewer legal items than slots."""
+    remaining = legal.remaining()
+    if bool((remaining < slate_size).any()):
+        row = int((remaining < slate_size).nonzero()[0])
+        raise ValueError(
+            f"Prompt {row} has only {int(remaining[row])} legal items for a slate of {slate_size}: ask for fewer "
+            "slots, exclude less, or pass allow_short=True to get -1 in the missing slots."
+        )
 
 
 def _item_lists(

@@ -37,7 +37,7 @@ class CatalogPrior:
 
     def __init__(self, trie: SIDTrie, config: HiGRConfig, plans: torch.Tensor, vectors: torch.Tensor) -> None:
         self.trie, self.config = trie, config
-        self._masses, _ = _node_masses(plans, vectors, trie)
+        self._masses = _node_masses(plans, vectors, trie)
 
     def logits(self, level: int, parents: torch.Tensor) -> torch.Tensor:
         """What to add to the logits of one level's group of tokens.
@@ -110,8 +110,8 @@ def _group_logits(
     return logits
 
 
-def _node_masses(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Per level the mass `[nodes, R]` below every node, in units of each column's best item, and the items' scores.
+def _node_masses(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie) -> list[torch.Tensor]:
+    """Per level the mass `[nodes, R]` below every node, in units of each column's best item.
 
     Nodes stand in rows, so that sums over neighbouring nodes read and write whole cache lines. In float32 whatever the
     model's precision: a sum over thousands of items would lose the small ones.
@@ -119,11 +119,11 @@ def _node_masses(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie) -> t
     with torch.autocast(plans.device.type, enabled=False):
         scores = vectors.float() @ plans.float().T
     scores -= scores.amax(0)
-    masses = [scores.exp()]
+    masses = [scores.exp_()]
     for level in range(len(trie.node_code) - 1, 0, -1):
-        above = scores.new_zeros(len(trie.node_code[level - 1]), scores.shape[1])
+        above = masses[0].new_zeros(len(trie.node_code[level - 1]), len(plans))
         masses.insert(0, above.index_add_(0, trie.parent[level], masses[0]))
-    return masses, scores
+    return masses
 
 
 class _NodeLogMass(torch.autograd.Function):
@@ -131,7 +131,7 @@ class _NodeLogMass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, plans, vectors, trie, *wanted):
-        masses, _ = _node_masses(plans, vectors, trie)
+        masses = _node_masses(plans, vectors, trie)
         picked = [
             mass.gather(0, nodes.T).clamp_(min=SMALLEST_MASS) for mass, nodes in zip(masses, wanted, strict=True)
         ]

@@ -65,11 +65,11 @@ def test_counts_below_every_node_match_a_plain_count(catalogue, data):
         mask[excluded[row][excluded[row] >= 0]] = False
         assert int(legality.remaining()[row]) == int(mask.sum())
         for depth in range(len(sizes)):
-            nodes = torch.arange(len(trie.node_code[depth])).expand(len(rows), -1)
-            has = legality.has_legal(depth, nodes)[row]
+            parents = torch.arange(len(trie.child_start[depth]) - 1).expand(len(rows), -1)
+            children, legal = (part[row] for part in legality.children(depth, parents))
             ends = trie.first_rank[depth]
-            expected = [bool(mask[trie.order[ends[n] : ends[n + 1]]].any()) for n in range(len(ends) - 1)]
-            assert has.tolist() == expected
+            expected = [n for n in range(len(ends) - 1) if mask[trie.order[ends[n] : ends[n + 1]]].any()]
+            assert children[legal].tolist() == expected
 
 
 @given(catalogues())

@@ -190,8 +190,7 @@ class TIGER(Baseline):
                 use_cache=False,
             ).logits[:, -1, offset : offset + size]
             log_probs = logits.float().log_softmax(-1).unflatten(0, (batch, beams))
-            children, exists = self.trie.children(depth, nodes)
-            exists &= legal.has_legal(depth, children)
+            children, exists = legal.children(depth, nodes)
             code = self.trie.node_code[depth][children]
             grown = (totals[..., None] + log_probs.gather(-1, code)).masked_fill(~exists, float("-inf")).flatten(1)
             totals, choice = grown.topk(min(width, grown.shape[1]), dim=-1)

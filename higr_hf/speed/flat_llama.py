@@ -37,7 +37,9 @@ class SlateTrieProcessor(LogitsProcessor):
         whole = written[..., : slots * levels].unflatten(2, (slots, levels)) - self.offsets
         items = trie.lookup(whole) if slots else written[..., :0]
         ranks = torch.where(items >= 0, trie.rank[items.clamp(min=0)], -1)
-        nodes = self._nodes(written[..., slots * levels :]) if depth else written.new_zeros(written.shape[:2])
+        begun = written[..., slots * levels :] - self.offsets[:depth]
+        # A dead beam may have spelled what is no item: its node only has to be some valid one.
+        nodes = trie.prefixes(begun)[..., -1].clamp(min=0) if depth else written.new_zeros(written.shape[:2])
         children, exists = trie.children(depth, nodes)
         exists = exists & has_legal_left(self.legal, depth, nodes, children, ranks)
         token = trie.node_code[depth][children] + self.offsets[depth]
@@ -46,14 +48,6 @@ class SlateTrieProcessor(LogitsProcessor):
         open_ = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, token, True)
         open_[:, self.config.pad_token_id] = False
         return scores.masked_fill(~open_, float("-inf"))
-
-    def _nodes(self, prefix: torch.Tensor) -> torch.Tensor:
-        """Node of the codes `[B, W, depth]` of an unfinished item."""
-        depth = prefix.shape[-1]
-        key = ((prefix - self.offsets[:depth]) * self.trie.strides[:depth]).sum(-1)
-        rank = torch.searchsorted(self.trie.keys, key)
-        nodes = torch.searchsorted(self.trie.first_rank[depth - 1], rank, right=True) - 1
-        return nodes.clamp_(0, len(self.trie.node_code[depth - 1]) - 1)
 
 
 def build_llama(config: HiGRConfig, max_history: int, slate_size: int) -> LlamaForCausalLM:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...catalog_higr import Legality
-from ...generation_higr import _WITHOUT_MEANING, _allowed_mask, _item_lists
+from ...generation_higr import _WITHOUT_MEANING, _check_enough
 from ...layout_higr import SlateQueries
 from ...search_higr import HiGRGenerateOutput
 from .search import FlatBeamSearch
@@ -69,20 +68,9 @@ class FlatGenerationMixin:
         batch = len(input_ids)
         layout = self._prompt_layout(input_ids, attention_mask)
         items = trie.lookup(layout.codes)
-        legal = Legality(trie, batch, _allowed_mask(allowed, trie.num_items, batch, 1, device))
-        if not bool(self.model.item_active.all()):
-            legal.exclude((~self.model.item_active).nonzero().T.expand(batch, -1))
-        if exclude is not None:
-            legal.exclude(_item_lists(exclude, trie.num_items, batch, 1, device))
-        if exclude_history:
-            legal.exclude(items)
-        remaining = legal.remaining()
-        if not allow_short and bool((remaining < slate_size).any()):
-            row = int((remaining < slate_size).nonzero()[0])
-            raise ValueError(
-                f"Prompt {row} has only {int(remaining[row])} legal items for a slate of {slate_size}: ask for fewer "
-                "slots, exclude less, or pass allow_short=True to get -1 in the missing slots."
-            )
+        legal = self._legal_items(exclude, items if exclude_history else None, allowed, batch)
+        if not allow_short:
+            _check_enough(legal, slate_size)
         context = self._encode_prompt(input_ids, layout, items)
         slot = torch.arange(slate_size, device=device).expand(batch, -1)
         none = torch.zeros_like(slot) - 1
