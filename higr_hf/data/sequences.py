@@ -75,13 +75,14 @@ class Sequences:
             for name, values in self._columns.items():
                 arrays[f"{prefix}_{name}"] = _lists(values, index, list_offsets)
         if self._negatives is not None:
-            arrays["history_negatives"] = self._negatives.before(
-                self._first_row[users], self._cutoff(users, history[:, 1] + base)
-            )
+            last = [max(chosen, default=-1) + 1 for chosen in target] if isinstance(target, list) else target[:, 1]
+            ends = [self._cutoff(users, base + end) for end in (history[:, 1], np.maximum(history[:, 1], last))]
+            arrays["history_negatives"] = self._negatives.within(self._first_row[users], ends[0])
+            arrays["target_negatives"] = self._negatives.within(*ends)
         return _dataset(arrays, self.info, report)
 
     def _cutoff(self, users: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Log row of the first engaged event after each history; the user's end where there is none."""
+        """Log row of the engaged event at each position of `events`; the user's end where there is none."""
         ends = np.r_[self._first_row[1:], self._log_length][users]
         inside = position < self.offsets[users] + self.lengths[users]
         return np.where(inside, self.rows[np.minimum(position, len(self.rows) - 1)], ends)
@@ -97,7 +98,7 @@ class _Negatives:
         self.item_ids = table["item_id"].to_numpy(dtype=object)
         self.negative = table["negative"].to_numpy(dtype=bool)
 
-    def before(self, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
+    def within(self, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
         found = [self._span(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         return pa.array(found, pa.list_(pa.string()))
 

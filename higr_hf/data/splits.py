@@ -53,7 +53,8 @@ def leave_last_out(
         `DatasetDict` of `train`, `validation`, `test` with the columns `user_id`, `history_item_ids`,
         `history_timestamps` (int64 seconds), `history_feedback` (float32, only when the log has a feedback column),
         `history_views` (bool), `history_negatives` (item ids with negative feedback before the target, oldest first,
-        only when the log has a negative rule) and the same four `target_` columns. `split_report` reads the counts.
+        only when the log has a negative rule) and the same five `target_` columns; `target_negatives` got theirs from
+        the target's first event on, up to the engaged event that follows its last. `split_report` reads the counts.
 
     Raises:
         DataError: sizes below 1, or a log in which every user is short.

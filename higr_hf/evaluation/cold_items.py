@@ -53,8 +53,8 @@ def _filtered(split: Dataset, sides: tuple[str, ...], items: set[str], keep: boo
             for column in (f"{side}_{name}" for name in _PER_EVENT):
                 if row.get(column):
                     changed[column] = [value for value, wanted in zip(row[column], kept, strict=True) if wanted]
-        if "history" in sides and "history_negatives" in row:
-            changed["history_negatives"] = [item for item in row["history_negatives"] if (item in items) == keep]
+            if f"{side}_negatives" in row:
+                changed[f"{side}_negatives"] = [item for item in row[f"{side}_negatives"] if (item in items) == keep]
         return changed
 
     return split.map(change, features=split.features)

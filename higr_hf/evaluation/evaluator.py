@@ -20,6 +20,7 @@ Batch = dict[str, list[Any]]
 Recommender = Callable[[Batch], np.ndarray]
 
 _REQUIRED = ("user_id", "history_item_ids", "target_item_ids")
+_NEGATIVES = {"negative_share": "history_negatives", "held_out_negative_share": "target_negatives"}
 
 
 class SlateEvaluator:
@@ -32,8 +33,10 @@ class SlateEvaluator:
 
     Metrics, M being the slate size: `hit@M`, `recall@M`, `ndcg@M` against all target items; `view_hit@M` ... against
     the effectively viewed ones, over the users that have any; `diversity` (with embeddings), `category_diversity`
-    (with categories), `coverage`, `duplicates`, `validity`, and `negative_share` where the split has
-    `history_negatives`. A target item that is not in the catalogue stays a target that nobody can hit.
+    (with categories), `coverage`, `duplicates`, `validity`; the shares of slots with an item that the user disliked
+    before (`negative_share`, where the split has `history_negatives`) or in what was held out
+    (`held_out_negative_share`, where it has `target_negatives`), each over the users that have such items. A target
+    item that is not in the catalogue stays a target that nobody can hit.
 
     Args:
         dataset: a validation or test split with `user_id`, `history_item_ids`, `target_item_ids` and, for the view
@@ -124,9 +127,11 @@ class SlateEvaluator:
                 if len(seen) != len(items):
                     raise ValueError(f"Row {row}: {len(seen)} target_views for {len(items)} target_item_ids.")
             self.view_targets = metrics.keep_views(self.targets, _padded(views, fill=0))
-        self.negatives = None
-        if "history_negatives" in dataset.column_names:
-            self.negatives = _padded([self._known(items).tolist() for items in dataset["history_negatives"]])
+        self.negatives = {
+            name: _padded([self._known(items).tolist() for items in dataset[column]])
+            for name, column in _NEGATIVES.items()
+            if column in dataset.column_names
+        }
 
     def evaluate(self, recommend: Recommender, desc: str = "Evaluating") -> EvaluationResult:
         """Ask the recommender for every user's slate and score the slates.
@@ -201,8 +206,9 @@ class SlateEvaluator:
             per_user["category_diversity"] = metrics.category_diversity_per_user(slates, self.categories)
         per_user["duplicates"] = metrics.duplicates_per_user(slates)
         per_user["validity"] = metrics.validity_per_user(slates, self.num_items, self.allowed)
-        if self.negatives is not None:
-            per_user["negative_share"] = metrics.negative_share_per_user(slates, self.negatives)
+        for name, negatives in self.negatives.items():
+            if (negatives >= 0).any():
+                per_user[name] = metrics.negative_share_per_user(slates, negatives)
 
         means = {name: metrics.mean_over_users(values) for name, values in per_user.items()}
         means["coverage"] = metrics.coverage(slates, self.num_items)

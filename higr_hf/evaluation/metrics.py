@@ -207,11 +207,12 @@ def validity(slates: np.ndarray, num_items: int, allowed: np.ndarray | None = No
 
 
 def negative_share_per_user(slates: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    """Share of a slate's filled slots that the user is known to dislike; lower is better. Float64 `[U]`.
+    """Share of a slate's filled slots that hold an item the user disliked; lower is better. Float64 `[U]`.
 
     Args:
         slates: int64 `[U, M]`.
-        negatives: int64 `[U, K]`, items the user gave negative feedback to, padded with -1. NaN for users with none.
+        negatives: int64 `[U, K]`, items the user gave negative feedback to (before the slate, or in what was held
+            out), padded with -1. NaN for users with none.
     """
     slates, negatives = _slates(slates, "slates"), _slates(negatives, "negatives")
     if len(slates) != len(negatives):

@@ -36,6 +36,7 @@ from .results import FIELDS, STUDIES, Row, read_rows
 
 _MARK = re.compile(r"(?P<open><!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(?P<close><!-- /table -->)", re.DOTALL)
 _OPENING = re.compile(r"<!-- table:([\w.-]+) -->")
+_LOWER_IS_BETTER = ("duplicates", "negative_share", "held_out_negative_share", "collision", "seconds")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class TableSpec:
     ascending: bool = False
     digits: int = 4
     bold: bool = True
-    lower_is_better: tuple[str, ...] = ("duplicates", "negative_share", "collision", "seconds")
+    lower_is_better: tuple[str, ...] = _LOWER_IS_BETTER
 
     def __post_init__(self) -> None:
         for name in ("metrics", "by", "lower_is_better"):

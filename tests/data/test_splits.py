@@ -109,19 +109,24 @@ def test_negatives_come_from_before_the_target_and_were_not_enjoyed_since(log):
             end = engaged[position] if position < len(engaged) else len(events)
             last = events[:end].drop_duplicates("item_id", keep="last")
             assert row["history_negatives"] == last[last["negative"]]["item_id"].tolist(), name
+            position += len(row["target_item_ids"])
+            after = engaged[position] if position < len(engaged) else len(events)
+            last = events[end:after].drop_duplicates("item_id", keep="last")
+            assert row["target_negatives"] == last[last["negative"]]["item_id"].tolist(), name
 
 
 def test_events_that_are_not_engaged_stay_out_but_count_as_negatives():
     rows = [("u", item, time, 5.0, 1) for time, item in enumerate("abcdef")] + [("u", "skipped", 2, 1.0, 0)]
     row = leave_last_out(log_of(rows), 2)["test"][0]
     assert "skipped" not in row["history_item_ids"]
-    assert row["history_negatives"] == ["skipped"]
+    assert row["history_negatives"] == ["skipped"] and row["target_negatives"] == []
 
 
 def test_optional_columns_are_absent_when_the_log_has_none():
     rows = [("u", item, time, 5.0, 1) for time, item in enumerate("abcdef")]
     splits = leave_last_out(log_of(rows, info=LogInfo()), 2)
-    assert not {"history_feedback", "target_feedback", "history_negatives"} & set(splits["test"].column_names)
+    optional = {"history_feedback", "target_feedback", "history_negatives", "target_negatives"}
+    assert not optional & set(splits["test"].column_names)
     assert all(splits["test"][0]["target_views"]), "without a rule every engaged event is a view"
 
 

@@ -19,6 +19,7 @@ def split() -> Dataset:
             "history_negatives": [["a", "c"], [], []],
             "target_item_ids": [["c", "a"], ["b", "d"], ["a"]],
             "target_views": [[True, False], [True, True], [False]],
+            "target_negatives": [["a", "b"], ["d"], []],
         }
     )
 
@@ -31,6 +32,7 @@ def test_hidden_items_are_gone_with_all_they_brought(split):
     assert hidden["history_negatives"][:] == [["c"], [], []]
     assert hidden["target_item_ids"][:] == [["c"], ["b", "d"], []]
     assert hidden["target_views"][:] == [[True], [True, True], []]
+    assert hidden["target_negatives"][:] == [["b"], ["d"], []]
     assert hidden.features == split.features
 
 

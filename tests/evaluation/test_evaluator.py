@@ -17,6 +17,7 @@ SPLIT = {
     "user_id": ["u0", "u1", "u2"],
     "history_item_ids": [["a", "b"], ["zzz", "c"], []],
     "history_negatives": [["d"], [], []],
+    "target_negatives": [["d", "a"], ["b", "gone"], []],
     "target_item_ids": [["c", "d"], ["a", "gone"], ["e", "b"]],
     "target_views": [[True, False], [False, False], [True, True]],
 }
@@ -48,6 +49,7 @@ def test_metrics_by_hand():
         "duplicates": 0.0,
         "validity": (1 + 1 + 1 / 2) / 3,
         "negative_share": 0.0,
+        "held_out_negative_share": (0 + 1 / 2) / 2,  # u0's slate is c, e; u1's a, b
     }
     assert result.metrics.keys() == expected.keys()
     for name, value in expected.items():
