@@ -14,6 +14,7 @@ from .architectures import architecture
 from .data.collators import SlateCollator
 from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout, encode_sequences
 from .evaluation import EvaluationResult, SlateEvaluator
+from .judging import SlateJudge
 from .recommender import SlateRecommender
 from .trainer import SlateTrainer
 
@@ -129,7 +130,7 @@ class Experiment:
 
     def trainer(self, arguments: TrainingArguments, **kwargs: Any) -> SlateTrainer:
         """A trainer whose validation metrics are `eval_loss` and those of [`SlateEvaluator`]."""
-        users = self._validation_users()
+        users = self.judge.watched_users(self.settings.eval_users)
         evaluator = self.evaluator(self.splits["validation"].select(users), num_resamples=0, progress=False)
         validation = self.sequences("validation")
 
@@ -150,32 +151,31 @@ class Experiment:
             **kwargs,
         )
 
-    def _validation_users(self) -> list[int]:
-        number = len(self.splits["validation"])
-        if self.settings.eval_users is None or self.settings.eval_users >= number:
-            return list(range(number))
-        draw = np.random.default_rng(self.seed).choice(number, self.settings.eval_users, replace=False)
-        return np.sort(draw).tolist()
+    @property
+    def judge(self) -> SlateJudge:
+        """How slates are decoded and judged, as the settings say."""
+        return SlateJudge(
+            splits=self.splits,
+            tokenizer=self.tokenizer,
+            slate_size=self.slate_size,
+            generation=self.settings.generation,
+            wish=self.settings.wish,
+            exclude_history=self.settings.exclude_history,
+            embeddings=self.embeddings,
+            seed=self.seed,
+        )
 
     def recommender(self, **changes: Any) -> SlateRecommender:
         """The model as a recommender, decoding as the settings say but for `changes` to [`SlateRecommender`]."""
-        fields = {"slate_size": self.slate_size, "wish": self.settings.wish, "generation": self.settings.generation}
-        return SlateRecommender(self.model, self.tokenizer, **{**fields, **changes})
+        return self.judge.recommender(self.model, **changes)
 
     def evaluator(self, split: str | Dataset, **options: Any) -> SlateEvaluator:
         """The evaluator of a split by name, or of rows of one."""
-        return SlateEvaluator(
-            self.splits[split] if isinstance(split, str) else split,
-            self.tokenizer.item_ids,
-            slate_size=self.slate_size,
-            embeddings=self.embeddings,
-            exclude_history=self.settings.exclude_history,
-            **{"seed": self.seed, **options},
-        )
+        return self.judge.evaluator(split, **options)
 
     def evaluate(self, split: str = "test", **options: Any) -> EvaluationResult:
         """Judge the model's slates on a whole split."""
-        return self.evaluator(split, **options).evaluate(self.recommender(), desc=f"Decoding {split} slates")
+        return self.judge.evaluate(self.model, split, **options)
 
     def with_generation(self, **generation: Any) -> Experiment:
         """The same trained model, decoding differently."""

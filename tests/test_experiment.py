@@ -86,13 +86,11 @@ def test_the_collator_takes_the_settings_and_the_models_sizes():
 def test_validation_users_are_drawn_once_and_judge_every_evaluation(tmp_path):
     settings = ExperimentSettings(eval_users=7, model={"hidden_size": 16, "intermediate_size": 32})
     run = experiment(settings, seed=5)
-    users = run._validation_users()
+    users = run.judge.watched_users(settings.eval_users)
     assert users == sorted(set(users))
     assert len(users) == 7
-    assert (
-        users == experiment(settings, seed=5)._validation_users() != experiment(settings, seed=6)._validation_users()
-    )
-    assert experiment(ExperimentSettings(eval_users=999))._validation_users() == list(range(24))
+    assert users == experiment(seed=5).judge.watched_users(7) != experiment(seed=6).judge.watched_users(7)
+    assert experiment().judge.watched_users(999) == experiment().judge.watched_users(None) == list(range(24))
     trainer = run.trainer(arguments(tmp_path))
     assert len(trainer.eval_dataset) == 7
     measured = trainer.evaluate()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation import EvaluationResult, SlateEvaluator
-from ..recommender import SlateRecommender
+from ..evaluation import EvaluationResult
+from ..judging import SlateJudge
 from .factory import make_trainer
 from .monitoring import StopWhenItHurts, metric_history
 from .rendering import PreferenceError
@@ -87,18 +87,26 @@ class AlignmentRun:
         **options: Any,
     ) -> None:
         self.settings = settings or AlignmentSettings()
-        self.tokenizer, self.splits, self.embeddings = tokenizer, splits, embeddings
         self.model = model
-        self.slate_size = self.settings.slate_size or model.config.slate_size
+        self.judge = SlateJudge(
+            splits=splits,
+            tokenizer=tokenizer,
+            slate_size=self.settings.slate_size or model.config.slate_size,
+            generation=self.settings.generation,
+            wish=self.settings.wish,
+            exclude_history=self.settings.exclude_history,
+            embeddings=embeddings,
+            seed=self.settings.seed,
+        )
         self.kept = "aligned"
         # Kept apart for the case that nothing helps; adapters leave the weights below them as they are.
         self._start = None if options.get("peft_config") else copy.deepcopy(model.state_dict())
         train, watched = hold_out(pairs, self.settings.eval_share, self.settings.seed)
-        validation = self.splits["validation"]
-        judge = self.evaluator(validation.select(self._users(len(validation))), num_resamples=0, progress=False)
+        users = splits["validation"].select(self.judge.watched_users(self.settings.eval_users))
+        evaluator = self.judge.evaluator(users, num_resamples=0, progress=False)
 
         def slate_metrics(model: PreTrainedModel) -> dict[str, float]:
-            return judge.evaluate(self.recommender(model)).metrics
+            return evaluator.evaluate(self.judge.recommender(model)).metrics
 
         callbacks = []
         if self.settings.patience:
@@ -115,32 +123,9 @@ class AlignmentRun:
             **options,
         )
 
-    def _users(self, number: int) -> list[int]:
-        wanted = self.settings.eval_users
-        if wanted is None or wanted >= number:
-            return list(range(number))
-        return np.sort(np.random.default_rng(self.settings.seed).choice(number, wanted, replace=False)).tolist()
-
-    def recommender(self, model: PreTrainedModel | None = None) -> SlateRecommender:
-        """A model, by default the one that is aligned, decoding as the settings say."""
-        settings = self.settings
-        model = self.trainer.slate_model() if model is None else model
-        return SlateRecommender(model, self.tokenizer, self.slate_size, settings.wish, settings.generation)
-
-    def evaluator(self, split: str | Dataset, **options: Any) -> SlateEvaluator:
-        """The evaluator of a split by name, or of rows of one."""
-        return SlateEvaluator(
-            self.splits[split] if isinstance(split, str) else split,
-            self.tokenizer.item_ids,
-            slate_size=self.slate_size,
-            embeddings=self.embeddings,
-            exclude_history=self.settings.exclude_history,
-            **{"seed": self.settings.seed, **options},
-        )
-
     def evaluate(self, split: str = "validation", **options: Any) -> EvaluationResult:
         """Judge the slates of the model as it is now on a whole split."""
-        return self.evaluator(split, **options).evaluate(self.recommender(), desc=f"Decoding {split} slates")
+        return self.judge.evaluate(self.trainer.slate_model(), split, **options)
 
     def train(self, resume_from_checkpoint: str | None = None) -> PreTrainedModel:
         """Align, and keep the better of the best checkpoint and the starting model.

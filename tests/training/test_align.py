@@ -137,10 +137,10 @@ def test_align_and_load_the_result(workspace, tmp_path):
 
 
 def test_a_run_that_hurts_keeps_the_start(workspace, tmp_path, monkeypatch):
-    from higr_hf.alignment import run
+    from higr_hf import judging
 
     values = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-    monkeypatch.setattr(run.SlateEvaluator, "evaluate", lambda self, *args, **kwargs: Fixed(next(values)))
+    monkeypatch.setattr(judging.SlateEvaluator, "evaluate", lambda self, *args, **kwargs: Fixed(next(values)))
     for name, lora in (("whole", False), ("adapters", True)):
         values = iter([0.9, 0.9, 0.8, 0.7, 0.6, 0.5])
         options = {"max_steps": 20, "eval_steps": 1, "save_steps": 1, "patience": 2, "lora": lora}
