@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,21 @@ class BenchmarkPlan:
     tokenizers: Mapping[str, Mapping[str, Any]]
     tuned_on: int = 0
     diversity_embeddings: str = "text"
+
+    def read_from(self, folders: Mapping[str, str]) -> BenchmarkPlan:
+        """The same plan, some datasets being read from a file or folder of yours instead of being downloaded.
+
+        Raises:
+            ValueError: for a dataset that the plan has not.
+        """
+        unknown = sorted(set(folders) - set(self.datasets))
+        if unknown:
+            raise ValueError(f"there is no dataset {unknown[0]!r} in the plan; there are {', '.join(self.datasets)}.")
+        datasets = {
+            name: replace(plan, data={**plan.data, "local_path": folders[name]}) if name in folders else plan
+            for name, plan in self.datasets.items()
+        }
+        return replace(self, datasets=datasets)
 
     def trials(self, system: SystemPlan, dataset: str) -> range:
         """Numbers of the trials that a system gets on a dataset."""

@@ -17,6 +17,8 @@ from ._benchmark_plan import BenchmarkPlan
 PAIRED = "{dataset}-paired"
 """Dataset field of the rows that hold a difference instead of a figure."""
 
+_COMPARED = ("ndcg", "recall", "view_ndcg", "view_recall")
+
 
 def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Sequence[EvaluationResult]]) -> list[Row]:
     """HiGR minus every other system, a paired bootstrap over users; a user's value is the mean over the seeds.
@@ -33,25 +35,13 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
     rows = []
     for ours in (name for name in results if plan.systems[name].system == "higr"):
         for other in (name for name in results if plan.systems[name].system != "higr"):
-            metrics: dict[str, float] = {}
-            for metric in (f"{prefix}{kind}" for prefix in ("", "view_") for kind in ("ndcg", "recall")):
-                values = [_over_seeds(results[name], f"{metric}@{size}") for name in (ours, other)]
-                if any(value is None for value in values):
-                    continue
-                found = paired_bootstrap(*values)
-                metrics |= {
-                    f"{metric}_gain@{size}": found.difference,
-                    f"{metric}_low@{size}": found.low,
-                    f"{metric}_high@{size}": found.high,
-                    f"{metric}_p@{size}": found.p_value,
-                }
             rows.append(
                 make_row(
                     study="benchmark",
                     dataset=PAIRED.format(dataset=dataset),
                     system=plan.systems[other].system,
                     variant=f"{plan.systems[other].variant} (HiGR: {plan.systems[ours].variant})",
-                    metrics=metrics,
+                    metrics=paired_metrics(results[ours], results[other], [name + f"@{size}" for name in _COMPARED]),
                     seed=plan.tuned_on,
                     seconds=0.0,
                     n_users=len(results[ours][0].user_ids),
@@ -60,11 +50,44 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
     return rows
 
 
+def paired_metrics(
+    ours: Sequence[EvaluationResult], others: Sequence[EvaluationResult], metrics: Sequence[str]
+) -> dict[str, float]:
+    """Differences of metrics, a paired bootstrap over users; a user's value is the mean over the seeds.
+
+    Args:
+        ours, others: results of the same users, one a seed.
+        metrics: names such as `ndcg@5`; those that were not measured, or that no user has, are left out.
+
+    Returns:
+        Of `ndcg@5`: `ndcg_gain@5`, the bounds `ndcg_low@5` and `ndcg_high@5` of its interval, and `ndcg_p@5`.
+    """
+    named: dict[str, float] = {}
+    for metric in metrics:
+        values = [_over_seeds(results, metric) for results in (ours, others)]
+        if any(value is None for value in values) or np.isnan(values[0] - values[1]).all():
+            continue
+        found = paired_bootstrap(*values)
+        kind, at, size = metric.partition("@")
+        for part, value in (
+            ("gain", found.difference),
+            ("low", found.low),
+            ("high", found.high),
+            ("p", found.p_value),
+        ):
+            named[f"{kind}_{part}{at}{size}"] = value
+    return named
+
+
 def unwritten(rows: Sequence[Row], results: str | Path) -> list[Row]:
-    """The rows whose figures do not stand in the file already: a benchmark that is run again adds none."""
+    """The rows whose figures do not stand in their study's file already: what is run again adds none."""
     names = ("dataset", "system", "variant", "seed")
-    written = {tuple(row[name] for name in names): row for row in read_rows(Path(results) / "benchmark.jsonl")}
-    found = [(row, written.get(tuple(row[name] for name in names))) for row in rows]
+    written = {
+        (study, *(row[name] for name in names)): row
+        for study in {row["study"] for row in rows}
+        for row in read_rows(Path(results) / f"{study}.jsonl")
+    }
+    found = [(row, written.get((row["study"], *(row[name] for name in names)))) for row in rows]
     return [row for row, old in found if old is None or old["metrics"] != row["metrics"]]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from higr_hf.evaluation import EvaluationResult, append_rows, make_row
 
-from ._args import check_output, numbers, parse_recipe, run
+from ._args import check_output, mapping, numbers, parse_recipe, run
 from ._benchmark_plan import BenchmarkPlan, SystemPlan, load_plan
 from ._benchmark_report import comparison_rows, render_report, unwritten
 from ._benchmark_systems import Workbench, fit_system, load_system
@@ -35,6 +35,9 @@ class BenchmarkArguments:
     only: str = field(default="", metadata={"help": "Comma-separated systems; all when empty."})
     datasets: str = field(default="", metadata={"help": "Comma-separated datasets; all when empty."})
     seeds: str = field(default="[0, 1, 2]", metadata={"help": "Seeds of the test figures."})
+    local_paths: str = field(
+        default="{}", metadata={"help": "Dataset: the file or folder it is read from, '{movielens-1m: ml-1m.zip}'."}
+    )
     output_dir: str = field(default="runs/benchmark", metadata={"help": "Where trained systems are kept."})
     results: str = field(default="results", metadata={"help": "Directory of the result rows."})
     document: str | None = field(
@@ -129,9 +132,9 @@ class Benchmark:
 def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationResult]]]:
     """Run the chosen part of the plan; returns dataset -> system -> the test results of its seeds."""
     (options,) = parse_recipe((BenchmarkArguments,), argv, description=__doc__ or "")
-    plan = load_plan(options.plan)
+    plan = load_plan(options.plan).read_from(mapping("local_paths", options.local_paths))
     seeds = numbers("seeds", options.seeds)
-    names = {kind: _chosen_names(getattr(options, kind), known) for kind, known in
+    names = {kind: chosen_names(getattr(options, kind), known) for kind, known in
              (("only", plan.systems), ("datasets", plan.datasets))}  # fmt: skip
     root = check_output(options.output_dir)
     results: dict[str, dict[str, list[EvaluationResult]]] = {}
@@ -148,7 +151,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
     return results
 
 
-def _chosen_names(option: str, known: Any) -> list[str]:
+def chosen_names(option: str, known: Any) -> list[str]:
     """Names of a comma-separated option in the plan's order; all where it is empty."""
     wanted = [name.strip() for name in option.split(",") if name.strip()]
     unknown = sorted(set(wanted) - set(known))
