@@ -41,6 +41,7 @@ from higr_hf.checkpoint import check_agreement, load_checkpoint, save_checkpoint
 from higr_hf.data.encoding import FeatureEdges
 from higr_hf.evaluation.results import current_command
 from higr_hf.item_categories import categories_file
+from higr_hf.recommender import SlateRecommender
 from higr_hf.trainer import COMPLETE, last_complete_checkpoint
 from higr_hf.utils import atomic_write_json
 
@@ -83,7 +84,7 @@ class PairArguments:
     )
     objectives: str = field(
         default="{ranking: 1, interest: 1, diversity: 1}",
-        metadata={"help": "Objective: share of the slates that get a pair of it."},
+        metadata={"help": "Objective: share of the slates that get a pair of it; on_policy is one, too."},
     )
     share: float = field(default=1.0, metadata={"help": "Share of the users who give pairs."})
     windows: int = field(default=1, metadata={"help": "Slates a user, newest first."})
@@ -192,7 +193,12 @@ def align(
     if pairing.preferences:
         pairs = ensure_rendered(load_preferences(pairing.preferences), tokenizer, **texts)
     else:
-        pairs = build_preferences(splits["train"], tokenizer, pair_settings, embeddings=vectors, **texts)
+        recommend = SlateRecommender(
+            model.to(arguments.device), tokenizer, data.slate_size, judging.wish, settings.generation
+        )
+        pairs = build_preferences(
+            splits["train"], tokenizer, pair_settings, embeddings=vectors, recommend=recommend, **texts
+        )
     if is_main_process():
         save_preferences(pairs, output / "preferences")
         print(f"{len(pairs)} pairs: {preference_report(pairs) if 'pairs' in description(pairs) else ''}", flush=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pairs import OBJECTIVES
+from .pairs import ALL_OBJECTIVES, OBJECTIVES
 from .preferences import PreferenceSettings, build_preferences
 from .rendering import PreferenceError, check_preferences, check_texts, ensure_rendered, render
 from .storage import dataset_card, load_preferences, preference_report, push_preferences, save_preferences
@@ -21,6 +21,7 @@ _WITH_TRL = {
 }
 
 __all__ = [
+    "ALL_OBJECTIVES",
     "METHODS",
     "OBJECTIVES",
     "PreferenceError",

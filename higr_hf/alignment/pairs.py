@@ -1,4 +1,4 @@
-"""How a rejected slate is made from a chosen one: three objectives, as plain functions over item indices.
+"""How a rejected slate is made from a chosen one: the objectives, as plain functions over item indices.
 
 A slate is an int64 array `[M]` of item indices. Every function returns the rejected slate, or raises [`NoPair`] with
 the reason why this slate has none.
@@ -12,6 +12,10 @@ import numpy as np
 
 RANKING, INTEREST, DIVERSITY = "ranking", "interest", "diversity"
 OBJECTIVES = (RANKING, INTEREST, DIVERSITY)
+"""HiGR's three, each a function below."""
+ON_POLICY = "on_policy"
+"""Ours: the rejected slate is what the starting model recommends, which takes a model instead of a function."""
+ALL_OBJECTIVES = (*OBJECTIVES, ON_POLICY)
 PERMUTATIONS = ("random", "swap", "reverse")
 NEGATIVE_CHOICES = ("random", "similar")
 

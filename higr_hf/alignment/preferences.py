@@ -2,7 +2,8 @@
 
 The chosen slate y+ is a run of M engaged items, by descending feedback. There are three ways to a rejected slate y-
 (HiGR, arXiv 2512.24787, the alignment section): `ranking` is a permutation of y+, `interest` replaces items by ones
-the user disliked, `diversity` fills the slate with look-alikes of its first item.
+the user disliked, `diversity` fills the slate with look-alikes of its first item. A fourth is ours: `on_policy` is
+what the starting model recommends in place of y+.
 
 Leak rule: everything comes from rows of the train split. A prompt holds the events before the slate's earliest event
 and nothing after it. Negative feedback may be of any time up to the end of the training sequence, so also later than
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ import numpy as np
 
 from ..data.encoding import FeatureEdges
 from .pairs import (
+    ALL_OBJECTIVES,
     DIVERSITY,
     INTEREST,
     NEGATIVE_CHOICES,
     OBJECTIVES,
+    ON_POLICY,
     PERMUTATIONS,
     RANKING,
     NoPair,
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 POSITIVES = ("engaged", "views")
 
+_RECOMMENDED_AT_ONCE = 128
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings:
@@ -50,7 +55,7 @@ class PreferenceSettings:
 
     Args:
         slate_size: M.
-        objectives: objective -> share of the slates that get a pair of it, 0 to 1.
+        objectives: objective -> share of the slates that get a pair of it, 0 to 1; HiGR's three by default.
         share: share of the users who give pairs, drawn once (the paper takes 3 %).
         windows: slates a user, the newest first.
         positives: what may stand in a chosen slate: every `engaged` event, or effective `views` only.
@@ -82,12 +87,12 @@ class PreferenceSettings:
 
     def __post_init__(self) -> None:
         for name, value in self.objectives.items():
-            if name not in OBJECTIVES:
-                raise PreferenceError(f"there is no objective {name!r}: there are {list(OBJECTIVES)}")
+            if name not in ALL_OBJECTIVES:
+                raise PreferenceError(f"there is no objective {name!r}: there are {list(ALL_OBJECTIVES)}")
             if not 0 <= value <= 1:
                 raise PreferenceError(f"the share of objective {name!r} must lie between 0 and 1, got {value}")
         if not any(self.objectives.values()):
-            raise PreferenceError(f"no objective has a share above 0: give one of {list(OBJECTIVES)} one")
+            raise PreferenceError(f"no objective has a share above 0: give one of {list(ALL_OBJECTIVES)} one")
         if not 0 < self.share <= 1:
             raise PreferenceError(f"share must lie above 0 and up to 1, got {self.share}")
         for name, lowest in (
@@ -124,6 +129,7 @@ def build_preferences(
     edges: FeatureEdges | None = None,
     max_history: int | None = None,
     wish: int | None = None,
+    recommend: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Dataset:
     """Pair the slates of a train split.
 
@@ -134,6 +140,7 @@ def build_preferences(
         settings: see [`PreferenceSettings`].
         embeddings: float `[N, E]` in the tokenizer's item order; for `diversity` and for `similar` negatives.
         edges, max_history, wish: see [`render`]; those of the model that is aligned.
+        recommend: for `on_policy`, the starting model as a `SlateRecommender` of M items.
 
     Returns:
         One row a pair: `user_id`, `objective`, `history_item_ids` (and `history_feedback`, `history_timestamps` where
@@ -152,14 +159,18 @@ def build_preferences(
     from datasets import Dataset
 
     settings = settings or PreferenceSettings()
-    wanted = [name for name in OBJECTIVES if settings.objectives.get(name)]
+    wanted = [name for name in ALL_OBJECTIVES if settings.objectives.get(name)]
     _check_columns(train, settings, wanted)
+    if ON_POLICY in wanted and recommend is None:
+        raise PreferenceError("the objective 'on_policy' rejects what a model recommends: pass it as `recommend`")
     vectors = _unit_rows(embeddings, tokenizer) if settings.needs_vectors() else None
     builder = _Builder(settings, wanted, tokenizer, vectors)
     generator = np.random.default_rng(settings.seed)
     users = np.sort(generator.permutation(len(train))[: max(1, round(settings.share * len(train)))])
     for row in train.select(users):
         builder.add(row)
+    if builder.waiting:
+        builder.add_recommended(recommend)
     empty = [name for name in wanted if not builder.pairs[name]]
     if empty:
         reasons = ", ".join(f"{reason} ({count} users)" for reason, count in builder.reasons[empty[0]].most_common(3))
@@ -195,6 +206,7 @@ class _Builder:
         self.pairs: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {name: Counter() for name in wanted}
         self.without_any = 0
+        self.waiting: list[tuple[Mapping[str, Any], Window, np.ndarray]] = []  # for a recommended slate
 
     def add(self, row: Mapping[str, Any]) -> None:
         """All pairs of one user."""
@@ -207,12 +219,16 @@ class _Builder:
         windows = [window for window in windows if window.start >= settings.min_history]
         negatives = self.tokenizer.items_to_indices(row.get("history_negatives") or [], on_unknown="skip")
         negatives = negatives[(negatives >= 0) & self.active[negatives]]
-        before = len(self.rows)
+        before = len(self.rows) + len(self.waiting)
         for name in self.wanted:
             reason = "too few events" if not windows else "left out by its share"
             found = False
             for window in windows:
                 if self.generator.random() >= settings.objectives[name]:
+                    continue
+                if name == ON_POLICY:
+                    self.waiting.append((row, window, items))
+                    found = True
                     continue
                 try:
                     rejected = self._reject(name, window, items[: window.start], negatives)
@@ -223,7 +239,29 @@ class _Builder:
                 found = True
             if not found:
                 self.reasons[name][reason] += 1
-        self.without_any += len(self.rows) == before
+        self.without_any += len(self.rows) + len(self.waiting) == before
+
+    def add_recommended(self, recommend: Callable[[Mapping[str, Any]], np.ndarray]) -> None:
+        """Pairs against what a model recommends after the same history, many users at a time.
+
+        An item that the user engaged with anywhere in the training sequence is no mistake and cannot be recommended.
+        """
+        for first in range(0, len(self.waiting), _RECOMMENDED_AT_ONCE):
+            waiting = self.waiting[first : first + _RECOMMENDED_AT_ONCE]
+            batch: dict[str, list] = {
+                "history_indices": [items[: window.start] for _, window, items in waiting],
+                "exclude_indices": [np.unique(items) for _, _, items in waiting],
+            }
+            for column in ("history_feedback", "history_timestamps"):
+                if column in waiting[0][0]:
+                    batch[column] = [row[column][: window.start] for row, window, _ in waiting]
+            for (row, window, _), slate in zip(waiting, np.asarray(recommend(batch)), strict=True):
+                if len(slate) != len(window.items) or (slate < 0).any():
+                    raise PreferenceError(
+                        f"user {row['user_id']!r}: `recommend` gave the slate {slate.tolist()}, expected "
+                        f"{len(window.items)} items: give it the pairs' slate_size, and a catalogue that has as many"
+                    )
+                self._append(ON_POLICY, row, window, slate)
 
     def _reject(self, name: str, window: Window, history: np.ndarray, negatives: np.ndarray) -> np.ndarray:
         settings = self.settings

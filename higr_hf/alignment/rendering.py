@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.encoding import FeatureEdges
 from ..data.errors import DataError
+from .pairs import ALL_OBJECTIVES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,9 +62,7 @@ def check_pair(row: Mapping[str, Any], number: int, known: Mapping[str, bool]) -
             )
 
 
-def check_preferences(
-    dataset: Dataset, tokenizer: HiGRTokenizer, objectives: Sequence[str] = ("ranking", "interest", "diversity")
-) -> None:
+def check_preferences(dataset: Dataset, tokenizer: HiGRTokenizer, objectives: Sequence[str] = ALL_OBJECTIVES) -> None:
     """Check every row of a dataset of pairs, and that all slates have one size.
 
     Raises:

@@ -98,6 +98,32 @@ def test_negatives_outside_the_history_come_first():
     assert len({"i0", "i1", "i2"} & set(unseen[0]["rejected_item_ids"])) == 0
 
 
+def test_a_models_own_slates_are_rejected_in_place_of_the_chosen_ones():
+    train = split({"items": range(8)}, {"items": [1, 2]}, {"items": range(9, 1, -1), "feedback": [5, 4] * 4})
+    asked = []
+
+    def recommend(batch) -> np.ndarray:
+        asked.append(batch)
+        return np.array([[10 + row, 20, 21] for row in range(len(batch["history_indices"]))])
+
+    options = PreferenceSettings(slate_size=3, objectives={"ranking": 1.0, "on_policy": 1.0}, windows=2)
+    pairs = build_preferences(train, catalogue(), options, recommend=recommend)
+    assert preference_report(pairs)["pairs"] == {"ranking": 2, "on_policy": 4}
+    assert preference_report(pairs)["users_without_any_pair"] == 1
+    own = pairs.filter(lambda row: row["objective"] == "on_policy")
+    assert own["user_id"][:] == ["u0", "u0", "u2", "u2"]
+    assert own["rejected_item_ids"][:] == [[f"i{10 + row}", "i20", "i21"] for row in range(4)]
+    assert own["chosen_item_ids"][:2] == [["i5", "i6", "i7"], ["i2", "i3", "i4"]]
+    (batch,) = asked
+    assert [row.tolist() for row in batch["history_indices"]] == [[0, 1, 2, 3, 4], [0, 1], [9, 8, 7, 6, 5], [9, 8]]
+    assert [row.tolist() for row in batch["exclude_indices"]] == [[*range(8)]] * 2 + [[*range(2, 10)]] * 2
+    assert batch["history_feedback"][3] == [5, 4]
+    with pytest.raises(PreferenceError, match="pass it as `recommend`"):
+        build_preferences(train, catalogue(), options)
+    with pytest.raises(PreferenceError, match=r"user 'u0': `recommend` gave the slate \[1, -1\], expected 3 items"):
+        build_preferences(train, catalogue(), options, recommend=lambda batch: np.array([[1, -1]] * 4))
+
+
 def test_users_without_a_pair_are_counted_by_reason():
     train = split(
         {"items": range(6), "feedback": [5, 5, 5, 5, 4, 5]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ STUDY: dict[str, Any] = {
     "settings": {"positives": "engaged", "max_steps": 2, "per_device_train_batch_size": 16, "eval_users": 8},
     "by_dataset": {"own": {"eval_steps": 2, "save_steps": 2, **QUIET}},
     "trials": [{"learning_rate": 0.0}, {"learning_rate": 0.02}],
-    "variants": {"orpo-sum": {"method": "orpo-sum"}, "nll": {"method": "orpo-sum", "beta": 0.0}},
+    "variants": {
+        "orpo-sum": {"method": "orpo-sum", "objectives": {"ranking": 1, "on_policy": 1}},
+        "nll": {"method": "orpo-sum", "beta": 0.0},
+    },
 }
 
 
@@ -92,7 +96,10 @@ def test_variants_begin_alike_are_judged_once_and_taken_up_again(tmp_path, monke
     # Both trials are there, each whole, and nothing else is.
     units = sorted((tmp_path / "aligned" / "own" / "orpo-sum").iterdir())
     assert len(units) == 2
-    assert all((unit / "alignment.json").is_file() and (unit / "model").is_dir() for unit in units)
+    for unit in units:
+        assert (unit / "model").is_dir()
+        pairs = json.loads((unit / "alignment.json").read_text())["preferences"]["pairs"]
+        assert pairs.keys() == {"ranking", "on_policy"} and pairs["on_policy"] >= pairs["ranking"] > 0
     assert sum((unit / "test").is_dir() for unit in units) == 1, "the test split is read by the best trial alone"
 
     # Again, now from a directory that holds the same model: nothing is aligned, nothing is written.
