@@ -46,6 +46,7 @@ class SlateGenerationMixin(GenerationMixin):
         allow_short: bool = False,
         use_cache: bool | None = None,
         generator: torch.Generator | None = None,
+        context: SlateContext | None = None,
         generation_config: GenerationConfig | None = None,
         return_dict_in_generate: bool | None = None,
         **kwargs: Any,
@@ -76,6 +77,8 @@ class SlateGenerationMixin(GenerationMixin):
             use_cache (`bool`, *optional*): Keep keys and values of earlier slots and codes. Off recomputes them, for
                 comparison; the result is the same.
             generator (`torch.Generator`, *optional*): Source of randomness when sampling.
+            context ([`SlateContext`], *optional*): These prompts as they were encoded before (see
+                `higr_hf.serving`); encoded here when left out.
             generation_config (`GenerationConfig`, *optional*): Defaults for the arguments above.
             return_dict_in_generate (`bool`, *optional*): Return [`HiGRGenerateOutput`] instead of the sequences.
 
@@ -128,7 +131,8 @@ class SlateGenerationMixin(GenerationMixin):
             _check_enough(legal, slate_size)
 
         search = SlateSearch(self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator)
-        context = self._encode_prompt(input_ids, layout, items)
+        if context is None:
+            context = self._encode_prompt(input_ids, layout, items)
         if slate_mode == "sequential":
             result = search.sequential(context, layout.wish, slate_size, use_cache)
         elif slate_mode == "plan_once":

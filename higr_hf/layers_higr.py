@@ -208,11 +208,33 @@ class HiGREncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         """`hidden_states [B, U, d]`, `attention_mask` bool `[B or 1, 1, U, U]` to `[B, U, d]`."""
+        return self.extend(hidden_states, attention_mask, rotary)[0]
+
+    def extend(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        rotary: Rotary,
+        past: KeyValue | None = None,
+    ) -> tuple[torch.Tensor, KeyValue]:
+        """The same for U units that follow P others, whose keys and values were kept.
+
+        Args:
+            hidden_states (`[B, U, d]`): the units.
+            attention_mask (`BoolTensor [B or 1, 1, U, P + U]`): what each unit sees.
+            rotary: tables of the units' positions.
+            past: this layer's keys and values of the units before, `[B, heads, P, head_dim]`.
+
+        Returns:
+            `[B, U, d]`, and the keys and values of these U units alone.
+        """
         normed = self.self_attn_norm(hidden_states)
-        key_value = self.self_attn.key_value(normed, rotary)
-        attended = self.self_attn(normed, key_value, attention_mask, rotary)
+        key_value = seen = self.self_attn.key_value(normed, rotary)
+        if past is not None:
+            seen = (torch.cat([past[0], key_value[0]], dim=2), torch.cat([past[1], key_value[1]], dim=2))
+        attended = self.self_attn(normed, seen, attention_mask, rotary)
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), key_value
 
 
 class HiGRPlannerLayer(GradientCheckpointingLayer):

@@ -104,6 +104,26 @@ class ContextEncoder(nn.Module):
             units = layer(units, mask, rotary)
         return self.norm(units)
 
+    def extend(
+        self, units: torch.Tensor, mask: torch.Tensor, rotary: KeyValue, past: list[KeyValue] | None = None
+    ) -> tuple[torch.Tensor, list[KeyValue]]:
+        """Encode units that follow others; exact for a causal encoder, whose earlier states never change.
+
+        Args:
+            units (`[B, U, d]`): the new units.
+            mask (`BoolTensor [B, 1, U, P + U]`): which of P units before and U new ones each sees.
+            rotary: tables of the new units' positions.
+            past: every layer's keys and values of the P units before.
+
+        Returns:
+            The context `[B, U, d]` of the new units, and every layer's keys and values of them.
+        """
+        cache = []
+        for index, layer in enumerate(self.layers):
+            units, key_value = layer.extend(units, mask, rotary, past[index] if past else None)
+            cache.append(key_value)
+        return self.norm(units), cache
+
 
 class SlatePlanner(nn.Module):
     """Writes one plan vector a slot, from the history and the items of the slots before."""

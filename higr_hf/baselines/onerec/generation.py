@@ -9,7 +9,7 @@ import torch
 
 from ...generation_higr import _WITHOUT_MEANING, _check_enough
 from ...layout_higr import SlateQueries
-from ...search_higr import HiGRGenerateOutput
+from ...search_higr import HiGRGenerateOutput, SlateContext
 from .search import FlatBeamSearch
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class FlatGenerationMixin:
         allowed: torch.Tensor | Sequence[int] | None = None,
         allow_short: bool = False,
         use_cache: bool | None = None,
+        context: SlateContext | None = None,
         return_dict_in_generate: bool | None = None,
         **kwargs: Any,
     ) -> HiGRGenerateOutput | torch.LongTensor:
@@ -45,6 +46,7 @@ class FlatGenerationMixin:
             exclude, exclude_history, allowed, allow_short: as for HiGR.
             use_cache (`bool`, *optional*): Keep keys and values of earlier tokens. Off recomputes them, for
                 comparison; the result is the same.
+            context ([`SlateContext`], *optional*): These prompts as they were encoded before.
             return_dict_in_generate (`bool`, *optional*): Return [`HiGRGenerateOutput`] instead of the sequences.
 
         Returns:
@@ -71,7 +73,8 @@ class FlatGenerationMixin:
         legal = self._legal_items(exclude, items if exclude_history else None, allowed, batch)
         if not allow_short:
             _check_enough(legal, slate_size)
-        context = self._encode_prompt(input_ids, layout, items)
+        if context is None:
+            context = self._encode_prompt(input_ids, layout, items)
         slot = torch.arange(slate_size, device=device).expand(batch, -1)
         none = torch.zeros_like(slot) - 1
         queries = SlateQueries(
