@@ -5,6 +5,7 @@
     higr recommend MODEL --input requests.jsonl --output slates.jsonl
     higr inspect MODEL --item 50 --prefix "12,3"
     higr app MODEL --compare OTHER
+    higr serve MODEL --port 8000
 
 MODEL is a directory or a Hub id. What goes wrong is said in one line on stderr, and the exit status is 1 (2 for a
 command line that makes no sense).
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _recommend_parser(commands)
     _inspect_parser(commands)
     _app_parser(commands)
+    _serve_parser(commands)
     return parser
 
 
@@ -147,6 +149,30 @@ def _app_parser(commands: Any) -> None:
     command.add_argument(
         "--space", metavar="FOLDER", help="write a folder for a Space of the Hub instead of serving; see training.push"
     )
+
+
+def _serve_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="answer requests for slates over HTTP, in batches, and keep what was encoded of users",
+        description="JSON over HTTP; what is asked and answered stands in docs/serving.md.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=_serve)
+    command.add_argument("place", metavar="MODEL", help="directory, or id on the Hub")
+    command.add_argument("--revision", help="commit, tag or branch on the Hub; pin one for code of others")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument("--port", type=int, default=8000, help="0 for any free one")
+    command.add_argument("--slate-size", type=int, help="items a slate where a request does not say")
+    command.add_argument("--beams", type=int, help="beam width inside an item where a request does not say")
+    command.add_argument("--mode", choices=("sequential", "plan_once", "first_plan"), help="how slots are planned")
+    command.add_argument("--max-batch-size", type=int, default=32, help="requests decoded together")
+    command.add_argument("--max-wait-ms", type=float, default=2.0, help="how long a request waits for others")
+    command.add_argument("--max-queue", type=int, default=256, help="requests that may wait; more are refused")
+    command.add_argument("--max-users", type=int, default=100_000, help="users whose events are kept")
+    command.add_argument("--cache-mb", type=int, default=256, help="MiB of encoded histories that are kept")
+    command.add_argument("--compile", metavar="BACKEND", help="compile decoding for a few shapes first: inductor")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, ...")
 
 
 # ---- higr recommend
@@ -297,6 +323,37 @@ def _app(options: argparse.Namespace) -> None:
         return
     models = [SlateModel.load(place, revision, options.device) for place, revision in wanted]
     serve(build_page(models, options.title), options.host, options.port)
+
+
+# ---- higr serve
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from .checkpoint import load_release
+    from .serving import Shapes, SlateEngine
+
+    try:
+        from .serving.http import create_app, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise CommandError("Serving needs starlette and uvicorn: pip install 'higr_hf[serve]'.") from error
+    model, tokenizer = load_release(options.place, options.revision)
+    engine = SlateEngine(
+        model.to(options.device),
+        tokenizer,
+        max_batch_size=options.max_batch_size,
+        max_wait_ms=options.max_wait_ms,
+        max_queue=options.max_queue,
+        max_users=options.max_users,
+        cache_bytes=options.cache_mb * 2**20,
+        settings={"slate_size": options.slate_size, "num_beams": options.beams, "slate_mode": options.mode},
+        shapes=Shapes.covering(model.config, options.max_batch_size) if options.compile else None,
+        compile=options.compile,
+    )
+    with engine:
+        engine.warm_up()
+        serve(create_app(engine), options.host, options.port, lambda where: print(f"serving on {where}", flush=True))
 
 
 if __name__ == "__main__":

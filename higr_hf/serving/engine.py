@@ -344,8 +344,8 @@ class SlateEngine:
             if found < asked and not job.settings.allow_short:
                 answers.append(
                     ValueError(
-                        f"Only {found} items are legal for a slate of {asked}: ask for fewer, exclude less, or set "
-                        "allow_short to get what there is."
+                        f"There are only {found} legal items for a slate of {asked}: ask for fewer, exclude less, or "
+                        "set allow_short to get what there is."
                     )
                 )
             else:

@@ -120,7 +120,7 @@ def test_a_short_slate_fails_its_own_request_only(small):
         short = engine.submit(["i1"], allowed=["i2", "i3"], slate_size=4)
         whole = engine.submit(["i4"], slate_size=4)
         same_slates(whole.result(60), pipeline(["i4"], slate_size=4))
-        with pytest.raises(ValueError, match="Only 2 items are legal for a slate of 4"):
+        with pytest.raises(ValueError, match="only 2 legal items for a slate of 4"):
             short.result(60)
         assert engine.stats()["batches"] == 1
         found = engine.recommend(["i1"], allowed=["i2", "i3"], slate_size=4, allow_short=True)
