@@ -215,6 +215,19 @@ def test_baskets_of_a_hand_made_log():
     assert basket_splits(baskets("ab", "cd", "ef", "gh"), max_history=3)["test"][0]["history_item_ids"] == list("def")
 
 
+def test_a_lists_negatives_are_told_from_those_before_it():
+    ratings = {"d": 1.0, "e": 2.0, "h": 1.0}
+    rows = [
+        ("u", item, time, ratings.get(item, 5.0), str(time))
+        for time, items in enumerate(["ab", "cd", "ef", "gh"])
+        for item in items
+    ]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "rating", "basket_id"])
+    splits = basket_splits(read_log(table, info=LogInfo(negative_rule="rating <= 2")))
+    found = {name: (part[0]["history_negatives"], part[0]["target_negatives"]) for name, part in splits.items()}
+    assert found == {"train": ([], ["d"]), "validation": (["d"], ["e"]), "test": (["d", "e"], ["h"])}
+
+
 def test_logs_without_usable_baskets_are_refused():
     with pytest.raises(DataError, match="no user has three usable lists"):
         basket_splits(baskets("ab", "cd", "ef"))
