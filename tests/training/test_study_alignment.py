@@ -157,8 +157,9 @@ def test_a_dataset_may_be_read_from_a_folder(tmp_path):
         load_study(path, {"other": "elsewhere"})
 
 
-def test_every_committed_variant_has_options_that_its_method_takes(tmp_path):
-    study, plan = load_study(study_alignment.PLAN, {})
+@pytest.mark.parametrize("name", ["study_alignment.yaml", "study_alignment_short.yaml"])
+def test_every_committed_variant_has_options_that_its_method_takes(name, tmp_path):
+    study, plan = load_study(study_alignment.PLAN.with_name(name), {})
     for dataset in study.datasets:
         bench = Workbench(plan, dataset, tmp_path)
         for variant in study.variants if dataset == study.datasets[0] else list(study.variants)[:1]:
