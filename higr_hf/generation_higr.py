@@ -130,9 +130,11 @@ class SlateGenerationMixin(GenerationMixin):
         if not allow_short:
             _check_enough(legal, slate_size)
 
-        search = SlateSearch(self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator)
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
+        search = SlateSearch(
+            self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator, context.item_vectors
+        )
         if slate_mode == "sequential":
             result = search.sequential(context, layout.wish, slate_size, use_cache)
         elif slate_mode == "plan_once":

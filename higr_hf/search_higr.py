@@ -44,7 +44,8 @@ class SlateContext:
     """The encoded history, and what every layer needs of it, computed once a slate.
 
     `encoded` is `[B, U, d]`; `planner` and `generators` hold keys and values `[B, heads, U, head_dim]` a layer; `mask`
-    is `BoolTensor [B, 1, 1, U]`; `length` is `LongTensor [B]`.
+    is `BoolTensor [B, 1, 1, U]`; `length` is `LongTensor [B]`. `item_vectors [N, d]`, where given, are the catalogue's
+    vectors in the order of its prefix tree, as somebody kept them whose weights do not change.
     """
 
     encoded: torch.Tensor
@@ -52,6 +53,7 @@ class SlateContext:
     generators: list[list[KeyValue | None]]
     mask: torch.Tensor
     length: torch.Tensor
+    item_vectors: torch.Tensor | None = None
 
 
 class SlateSearch:
@@ -65,12 +67,15 @@ class SlateSearch:
         temperature: float | None,
         rerank_weight: float,
         generator: torch.Generator | None,
+        item_vectors: torch.Tensor | None = None,
     ) -> None:
         self.model, self.config = model, model.config
         self.trie, self.legal = legal.trie, legal
         self.num_beams, self.temperature = num_beams, temperature
         self.rerank_weight, self.generator = rerank_weight, generator
-        self.item_vectors = model.model.ranked_item_vectors() if self.config.catalog_prior else None
+        self.item_vectors = item_vectors
+        if self.config.catalog_prior and item_vectors is None:
+            self.item_vectors = model.model.ranked_item_vectors()
 
     def _queries(
         self, context: SlateContext, wish: torch.Tensor, first: int, count: int, feeding: bool = False

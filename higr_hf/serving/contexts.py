@@ -93,6 +93,10 @@ class HistoryEncoder:
         self.config = model.config
         self.causal = self.model.encoder.causal
         self.encoded_units = self.reused_units = 0
+        self.item_vectors = None
+        if self.config.catalog_prior:  # the prior reads all of them for every slate
+            with torch.inference_mode():
+                self.item_vectors = self.model.ranked_item_vectors()
 
     @property
     def unit_bytes(self) -> int:
@@ -163,6 +167,7 @@ class HistoryEncoder:
             ],
             mask=(torch.arange(units, device=encoded.device) < length[:, None])[:, None, None],
             length=length,
+            item_vectors=self.item_vectors,
         )
 
     def _reusable(self, prompt: HistoryTokens, before: EncodedHistory | None) -> int:
