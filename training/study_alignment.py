@@ -182,25 +182,26 @@ class Study:
         unit = Unit(self.root, self.dataset, variant, {**facts, **self.judging, **options}, seed)
         if unit.outcome is not None:
             return unit, unit.outcome
-        began = time.perf_counter()
+        began, path = time.perf_counter(), start
+        if variant != NONE:
+            path = unit.work / "model"
+            files = {"model": str(start), "output_dir": str(unit.work), "resume_from_checkpoint": True}
+            words = self.bench.command(**self.judging, **options, **files, seed=seed, pair_seed=seed)
+            record = align.align(*align.parse(words))
+            metrics = record["metrics"]
+        seconds = time.perf_counter() - began
+        system = load_system(self.bench, self.system, self.judging, path)
         if variant == NONE:
-            unaligned = load_system(self.bench, self.system, self.judging, start)
-            metrics = self.bench.evaluator("validation", SLATE_BATCH_SIZE).evaluate(unaligned.recommend).metrics
-            aligned = start
-        else:
-            files = {"model": str(start), "output_dir": str(unit.work)}
-            seeds = {"seed": seed, "pair_seed": seed, "resume_from_checkpoint": True}
-            record = align.align(*align.parse(self.bench.command(**self.judging, **options, **files, **seeds)))
-            metrics, aligned = record["metrics"], unit.work / "model"
+            metrics = self.bench.evaluator("validation", SLATE_BATCH_SIZE).evaluate(system.recommend).metrics
 
         def save(folder: Path) -> None:
-            shutil.copytree(aligned, folder)
+            system.save(folder)
             if variant != NONE:
                 shutil.copy(unit.work / "alignment.json", folder.parent)
 
-        outcome = Outcome(unit.settings, metrics, time.perf_counter() - began, 0)
-        print(f"{unit.folder}: validation " + " ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-        return unit, unit.finish(save, outcome)
+        figures = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"{unit.folder}: validation {figures}, {seconds:.0f} s", flush=True)
+        return unit, unit.finish(save, Outcome(unit.settings, metrics, seconds, system.parameters))
 
     def test(self, variant: str, seed: int) -> EvaluationResult:
         """Judge the tuned variant on the test split, once; the judgement and its result row are kept together."""
@@ -225,7 +226,8 @@ class Study:
         )
         append_rows([row], self.results)
         judged.save(unit.test)
-        print(f"{self.dataset} {variant} seed {seed}: test {judged.primary_metric} {judged.primary_value:.4f}")
+        figure = f"{judged.primary_metric} {judged.primary_value:.4f} (start {start.primary_value:.4f})"
+        print(f"{self.dataset} {variant} seed {seed}: test {figure}", flush=True)
         return judged
 
 
@@ -251,11 +253,9 @@ def gain_rows(study: Study, results: Mapping[str, Sequence[EvaluationResult]]) -
         names = [name.format(size) for name in _COMPARED]
         metrics = paired_metrics(results[variant], results[NONE], names)
         for kind in ("ndcg", "recall"):
-            mean, start = (
-                sum(result.metrics[f"{kind}@{size}"] for result in results[name]) for name in (variant, NONE)
-            )
+            ours, start = (_total(results[name], f"{kind}@{size}") for name in (variant, NONE))
             if start:
-                metrics[f"{kind}_percent@{size}"] = 100 * (mean / start - 1)
+                metrics[f"{kind}_percent@{size}"] = 100 * (ours / start - 1)
         rows.append(
             make_row(
                 study="alignment",
@@ -271,14 +271,16 @@ def gain_rows(study: Study, results: Mapping[str, Sequence[EvaluationResult]]) -
     return rows
 
 
+def _total(results: Sequence[EvaluationResult], metric: str) -> float:
+    return sum(result.metrics[metric] for result in results)
+
+
 def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationResult]]]:
     """Run the chosen part of the plan; returns dataset -> variant -> the test results of its seeds."""
     (options,) = parse_recipe((StudyArguments,), argv, description=__doc__ or "")
     plan, benchmark_plan = load_study(options.plan, mapping("local_paths", options.local_paths))
-    datasets, variants = (
-        chosen_names(options.datasets, plan.datasets),
-        chosen_names(options.variants, list(plan.variants)),
-    )
+    datasets = chosen_names(options.datasets, plan.datasets)
+    variants = chosen_names(options.variants, plan.variants)
     seeds, root = numbers("seeds", options.seeds), check_output(options.output_dir)
     results: dict[str, dict[str, list[EvaluationResult]]] = {}
     for dataset in datasets:
