@@ -93,6 +93,10 @@ class HiGRConfig(PreTrainedConfig):
         catalog_prior (`bool`, defaults to `False`): Add to the generator's logits what a softmax of `plan vector ·
             item vector` over the whole catalogue says of every code (see [`CatalogPrior`]). Better slates, at a cost
             that grows with the number of items. Needs a catalogue.
+        item_item_decays (`list[float]`, defaults to `[]`): Of the catalogue prior's item-item tables, one each: in how
+            many events a history's event loses a factor e, 0 for never. See [`ItemItemScores`].
+        item_item_scales (`list[float]`, defaults to `[]`): What each table's scores are multiplied by.
+        item_item_neighbours (`int`, defaults to 0): K, entries an item in every table.
         num_beams (`int`, defaults to 5): Beam width W inside an item.
         slate_mode (`"sequential"`, `"plan_once"` or `"first_plan"`): Default decoding mode, see `generate`.
         dropout (`float`, defaults to 0.1): After embeddings, attentions and feed-forward layers.
@@ -148,6 +152,9 @@ class HiGRConfig(PreTrainedConfig):
     dense_loss_weight: float = 1.0
     rerank_weight: float = 0.0
     catalog_prior: bool = False
+    item_item_decays: list[float] | tuple[float, ...] = ()
+    item_item_scales: list[float] | tuple[float, ...] = ()
+    item_item_neighbours: int = 0
     num_beams: int = 5
     slate_mode: str = "sequential"
     dropout: float = 0.1
@@ -173,6 +180,8 @@ class HiGRConfig(PreTrainedConfig):
         self.codebook_sizes = [int(size) for size in self.codebook_sizes]
         self.feedback_edges = [float(edge) for edge in self.feedback_edges]
         self.time_edges = [float(edge) for edge in self.time_edges]
+        self.item_item_decays = [float(decay) for decay in self.item_item_decays]
+        self.item_item_scales = [float(scale) for scale in self.item_item_scales]
         self._check()
         self.vocab_size = self.level_offsets[-1] + self.codebook_sizes[-1]
         super().__post_init__(**kwargs)
@@ -216,6 +225,14 @@ class HiGRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{len(cuts)} {edges} make {len(cuts) + 1} levels; {tokens} is {getattr(self, tokens)}."
                 )
+        decays, scales, neighbours = self.item_item_decays, self.item_item_scales, self.item_item_neighbours
+        if len(decays) != len(scales) or bool(decays) != (neighbours > 0) or min(decays, default=0) < 0:
+            raise ValueError(
+                "item_item_decays (none negative) and item_item_scales must be of one length, and "
+                f"item_item_neighbours positive where there are any; got {decays}, {scales} and {neighbours}."
+            )
+        if decays and not self.catalog_prior:
+            raise ValueError("item_item_decays are tables of the catalogue prior: they need catalog_prior=True.")
         if self.embedding_range is not None and not 0 < self.embedding_range < math.inf:
             raise ValueError(f"embedding_range must be positive; got {self.embedding_range}.")
         for name in ("dropout", "attention_dropout"):

@@ -38,6 +38,7 @@ class SlateGenerationMixin(GenerationMixin):
         slate_mode: str | None = None,
         exclude: torch.Tensor | Sequence[Sequence[int]] | None = None,
         exclude_history: bool = False,
+        history: torch.Tensor | Sequence[Sequence[int]] | None = None,
         allowed: torch.Tensor | Sequence[int] | None = None,
         do_sample: bool | None = None,
         temperature: float | None = None,
@@ -67,6 +68,9 @@ class SlateGenerationMixin(GenerationMixin):
             exclude (`LongTensor [B, E]` padded with -1, or one sequence of item indices a prompt, *optional*):
                 Items that must not appear: seen ones, filtered ones.
             exclude_history (`bool`): Also exclude the items found in each prompt.
+            history (`LongTensor [B, H]` padded with -1, or one sequence of item indices a prompt, *optional*): The
+                whole history, oldest first, for a model with item-item tables: they may read more events than the
+                `max_history` that a prompt holds. Left out, they read the prompt's.
             allowed (`BoolTensor [N]` or `[B, N]`, or a sequence of item indices, *optional*): Only these may appear.
             do_sample (`bool`, *optional*): Sample each code among the legal ones instead of searching.
             temperature (`float`, *optional*): Divides the logits when sampling.
@@ -132,9 +136,11 @@ class SlateGenerationMixin(GenerationMixin):
 
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
+        added = self._item_item_scores(layout, items, history, repeats)
         search = SlateSearch(
-            self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator, context.item_vectors
-        )
+            self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator,
+            context.item_vectors, added,
+        )  # fmt: skip
         if slate_mode == "sequential":
             result = search.sequential(context, layout.wish, slate_size, use_cache)
         elif slate_mode == "plan_once":
@@ -158,10 +164,26 @@ class SlateGenerationMixin(GenerationMixin):
         if not bool(self.model.item_active.all()):
             legal.exclude((~self.model.item_active).nonzero().T.expand(batch, -1))
         if exclude is not None:
-            legal.exclude(_item_lists(exclude, trie.num_items, batch, repeats, device))
+            legal.exclude(_item_lists("exclude", exclude, trie.num_items, batch, repeats, device))
         if history is not None:
             legal.exclude(history)
         return legal
+
+    def _item_item_scores(
+        self: HiGRForSlateGeneration,
+        layout: SlateLayout,
+        items: torch.Tensor,
+        history: torch.Tensor | Sequence[Sequence[int]] | None,
+        repeats: int,
+    ) -> torch.Tensor | None:
+        """Item-item scores `[B, N]` of the whole histories, or of what the prompts hold of them."""
+        tables = self.model.item_item
+        if tables is None:
+            return None
+        if history is None:
+            unit = torch.arange(layout.size, device=items.device)
+            return tables(items, unit < layout.num_history[:, None])
+        return tables(_item_lists("history", history, self.config.num_items, len(items), repeats, items.device))
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:
         layout = SlateLayout.parse(input_ids, mask, self.config)
@@ -220,7 +242,12 @@ def _check_enough(legal: Legality, slate_size: int) -> None:
 
 
 def _item_lists(
-    lists: torch.Tensor | Sequence[Sequence[int]], num_items: int, batch: int, repeats: int, device: torch.device
+    name: str,
+    lists: torch.Tensor | Sequence[Sequence[int]],
+    num_items: int,
+    batch: int,
+    repeats: int,
+    device: torch.device,
 ) -> torch.Tensor:
     """`LongTensor [B, E]` padded with -1 from a tensor or one list a prompt; checked."""
     if not isinstance(lists, torch.Tensor):
@@ -231,14 +258,14 @@ def _item_lists(
     lists = lists.to(device=device, dtype=torch.long)
     if lists.dim() != 2 or len(lists) * repeats != batch:
         raise ValueError(
-            f"exclude needs one list of item indices for each of the {batch // repeats} prompts; got shape "
+            f"{name} needs one list of item indices for each of the {batch // repeats} prompts; got shape "
             f"{list(lists.shape)}."
         )
     outside = (lists < -1) | (lists >= num_items)
     if bool(outside.any()):
         row, column = outside.nonzero()[0].tolist()
         raise ValueError(
-            f"exclude[{row}] names item {int(lists[row, column])}; the catalogue has items 0 to {num_items - 1}."
+            f"{name}[{row}] names item {int(lists[row, column])}; the catalogue has items 0 to {num_items - 1}."
         )
     return lists.repeat_interleave(repeats, 0)
 

@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from .catalog_higr import SIDTrie
 from .configuration_higr import HiGRConfig
 from .generation_higr import SlateGenerationMixin
+from .item_item_higr import ItemItemScores
 from .layers_higr import HiGRDropout, KeyValue, rotary_table
 from .layout_higr import SlateLayout, SlateQueries
 from .prior_higr import path_logits
@@ -108,6 +109,9 @@ class HiGRPreTrainedModel(PreTrainedModel):
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, ItemItemScores):
+            module.neighbours.zero_()
+            module.weights.zero_()
         elif isinstance(module, HiGRModel):
             # Buffers that a checkpoint does not hold come from here, never from uninitialised memory.
             module.item_codes.fill_(-1)
@@ -139,6 +143,7 @@ class HiGRModel(HiGRPreTrainedModel):
         self.planner = SlatePlanner(config)
         copies = 1 if config.shared_generator else config.slate_size
         self.generators = nn.ModuleList(ItemGenerator(config) for _ in range(copies))
+        self.item_item = ItemItemScores(config) if config.item_item_decays else None
         self.dropout = HiGRDropout(config.dropout)
         self.gradient_checkpointing = False
         self.register_buffer("item_codes", torch.full((config.num_items, config.num_levels), -1, dtype=torch.long))
@@ -287,19 +292,23 @@ class HiGRModel(HiGRPreTrainedModel):
         order = self.trie().order
         return self.embeddings.items(self.item_codes[order], order)
 
-    def prior_logits(self, plans: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def prior_logits(
+        self, plans: torch.Tensor, codes: torch.Tensor, added: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What the catalogue prior adds to the logits on the way to each query's target, `[B, Q, L, G]`.
 
         Args:
             plans (`[B, Q, d]`): plan vectors.
             codes (`LongTensor [B, Q, L]`): codes of the targets, -1 where there is none.
+            added (`FloatTensor [B, Q, N]`, *optional*): item-item scores.
 
         Raises:
             ValueError: when the model has no catalogue.
         """
         nodes = self.trie().prefixes(codes).flatten(0, 1)
-        added = path_logits(self.trie(), self.config, plans.flatten(0, 1), self.ranked_item_vectors(), nodes)
-        return added.unflatten(0, plans.shape[:2]).to(plans.dtype)
+        added = None if added is None else added.flatten(0, 1)
+        logits = path_logits(self.trie(), self.config, plans.flatten(0, 1), self.ranked_item_vectors(), nodes, added)
+        return logits.unflatten(0, plans.shape[:2]).to(plans.dtype)
 
     def forward(
         self,
@@ -323,7 +332,8 @@ class HiGRModel(HiGRPreTrainedModel):
         if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
             raise ValueError("input_ids must have shape [batch, tokens] with at least one token (`<bos>`).")
         layout = SlateLayout.parse(input_ids, attention_mask, self.config)
-        items = self.unit_items(layout) if self.config.item_embedding or slate_queries is not None else None
+        named = self.config.item_embedding or self.item_item is not None or slate_queries is not None
+        items = self.unit_items(layout) if named else None
         units = self.embeddings.units(input_ids, layout, items)
         context, context_rotary = self.encode(units, layout.num_history)
 
@@ -345,7 +355,8 @@ class HiGRModel(HiGRPreTrainedModel):
         codes = layout.codes.gather(1, index)
         states = self.spell(plans, codes, queries.slot, context, context_mask)
         if self.config.catalog_prior:
-            states = torch.cat([states, self.prior_logits(plans, codes)], dim=-1)
+            added = None if self.item_item is None else self.item_item.of_queries(items, queries.context)
+            states = torch.cat([states, self.prior_logits(plans, codes, added)], dim=-1)
         if slate_queries is not None:
             return HiGRModelOutput(generator_states=states, plans=plans, unit_codes=layout.codes, unit_items=items)
         hidden = self._to_flat(states, layout)

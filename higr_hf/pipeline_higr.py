@@ -199,7 +199,11 @@ class SlateRecommendationPipeline(Pipeline):
         encoded = self.tokenizer(prompt, return_tensors="pt")
         excluded = self._indices(entry.get("exclude"), "exclude", optional=True)
         allowed = entry.get("allowed")
-        return {
+        whole = {}
+        if self.model.config.item_item_decays:  # its tables read further back than a prompt
+            read = items if max_history is None else items[max(len(items) - max_history, 0) :]
+            whole = {"history": _padded(read)}
+        return whole | {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "exclude": _padded(np.append(excluded, items) if exclude_history else excluded),
@@ -268,6 +272,7 @@ class SlateRecommendationPipeline(Pipeline):
             attention_mask=inputs["attention_mask"],
             exclude=inputs["exclude"] - 1,
             allowed=allowed,
+            history=inputs["history"] - 1 if "history" in inputs else None,
             return_dict_in_generate=True,
             **generate_kwargs,
         )

@@ -33,11 +33,20 @@ class CatalogPrior:
         config (`HiGRConfig`): the vocabulary.
         plans (`[R, d]`): plan vectors.
         vectors (`[N, d]`): item vectors in the order of `trie.order`.
+        added (`FloatTensor [R, N]`, *optional*): what else speaks for each item, by item index; see
+            [`ItemItemScores`].
     """
 
-    def __init__(self, trie: SIDTrie, config: HiGRConfig, plans: torch.Tensor, vectors: torch.Tensor) -> None:
+    def __init__(
+        self,
+        trie: SIDTrie,
+        config: HiGRConfig,
+        plans: torch.Tensor,
+        vectors: torch.Tensor,
+        added: torch.Tensor | None = None,
+    ) -> None:
         self.trie, self.config = trie, config
-        self._masses = _node_masses(plans, vectors, trie)
+        self._masses = _node_masses(plans, vectors, trie, added)
 
     def logits(self, level: int, parents: torch.Tensor) -> torch.Tensor:
         """What to add to the logits of one level's group of tokens.
@@ -57,7 +66,12 @@ class CatalogPrior:
 
 
 def path_logits(
-    trie: SIDTrie, config: HiGRConfig, plans: torch.Tensor, vectors: torch.Tensor, nodes: torch.Tensor
+    trie: SIDTrie,
+    config: HiGRConfig,
+    plans: torch.Tensor,
+    vectors: torch.Tensor,
+    nodes: torch.Tensor,
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What the prior adds to the logits along given semantic IDs; differentiable.
 
@@ -67,6 +81,7 @@ def path_logits(
         plans (`[R, d]`): plan vectors.
         vectors (`[N, d]`): item vectors in the order of `trie.order`.
         nodes (`LongTensor [R, L]`): the prefixes' nodes, -1 where a prefix leads to no item (`SIDTrie.prefixes`).
+        added (`FloatTensor [R, N]`, *optional*): see [`CatalogPrior`]; a constant to the gradients.
 
     Returns:
         `FloatTensor [R, L, G]`, G the size of the largest group of tokens. At level l the codes that go on from the
@@ -75,10 +90,10 @@ def path_logits(
         tokens, which share the group of level 0, stand where one of its codes would at even odds.
     """
     wanted = [_children(trie, level, nodes[:, max(level - 1, 0)]) for level in range(config.num_levels)]
-    found = _NodeLogMass.apply(plans, vectors, trie, *(children for children, _ in wanted))
-    added = [_group_logits(trie, config, level, log_mass, *wanted[level]) for level, log_mass in enumerate(found)]
+    found = _NodeLogMass.apply(plans, vectors, trie, added, *(children for children, _ in wanted))
+    groups = [_group_logits(trie, config, level, log_mass, *wanted[level]) for level, log_mass in enumerate(found)]
     size = config.largest_group
-    return torch.stack([nn.functional.pad(logits, (0, size - logits.shape[-1])) for logits in added], dim=1)
+    return torch.stack([nn.functional.pad(logits, (0, size - logits.shape[-1])) for logits in groups], dim=1)
 
 
 def _children(trie: SIDTrie, level: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,7 +125,9 @@ def _group_logits(
     return logits
 
 
-def _node_masses(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie) -> list[torch.Tensor]:
+def _node_masses(
+    plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie, added: torch.Tensor | None
+) -> list[torch.Tensor]:
     """Per level the mass `[nodes, R]` below every node, in units of each column's best item.
 
     Nodes stand in rows, so that sums over neighbouring nodes read and write whole cache lines. In float32 whatever the
@@ -118,6 +135,8 @@ def _node_masses(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie) -> l
     """
     with torch.autocast(plans.device.type, enabled=False):
         scores = vectors.float() @ plans.float().T
+    if added is not None:
+        scores += added.detach().float().T[trie.order]
     scores -= scores.amax(0)
     masses = [scores.exp_()]
     for level in range(len(trie.node_code) - 1, 0, -1):
@@ -130,8 +149,8 @@ class _NodeLogMass(torch.autograd.Function):
     """Log-masses of chosen nodes. By hand, because autograd would keep and clear a dozen tensors of N × R."""
 
     @staticmethod
-    def forward(ctx, plans, vectors, trie, *wanted):
-        masses = _node_masses(plans, vectors, trie)
+    def forward(ctx, plans, vectors, trie, added, *wanted):
+        masses = _node_masses(plans, vectors, trie, added)
         picked = [
             mass.gather(0, nodes.T).clamp_(min=SMALLEST_MASS) for mass, nodes in zip(masses, wanted, strict=True)
         ]
@@ -153,7 +172,7 @@ class _NodeLogMass(torch.autograd.Function):
         scores = above.mul_(mass)
         with torch.autocast(plans.device.type, enabled=False):
             of_plans, of_vectors = scores.T @ vectors.float(), scores @ plans.float()
-        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, *(None for _ in wanted)
+        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, None, *(None for _ in wanted)
 
 
 __all__ = ["CatalogPrior", "path_logits"]

@@ -62,6 +62,10 @@ class SlateRecommender:
         """The same, with scores and the candidates of every slot."""
         prompts = self._collate([self._encode(batch, row) for row in range(len(batch["history_indices"]))])
         excluded = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["exclude_indices"]]
+        options = dict(self.generation)
+        if getattr(self.model.config, "item_item_decays", None):
+            whole = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["history_indices"]]
+            options["history"] = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=-1)
         device = self.model.device
         self.model.eval()
         return self.model.generate(
@@ -69,7 +73,7 @@ class SlateRecommender:
             slate_size=self.slate_size,
             exclude=torch.nn.utils.rnn.pad_sequence(excluded, batch_first=True, padding_value=-1),
             return_dict_in_generate=True,
-            **self.generation,
+            **options,
         )
 
     def _encode(self, batch: Mapping[str, Sequence[Any]], row: int) -> EncodedSequence:

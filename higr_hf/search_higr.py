@@ -57,7 +57,7 @@ class SlateContext:
 
 
 class SlateSearch:
-    """One call's search over slots and codes."""
+    """One call's search over slots and codes; `added [B, N]` are the prompts' item-item scores."""
 
     def __init__(
         self,
@@ -68,8 +68,9 @@ class SlateSearch:
         rerank_weight: float,
         generator: torch.Generator | None,
         item_vectors: torch.Tensor | None = None,
+        added: torch.Tensor | None = None,
     ) -> None:
-        self.model, self.config = model, model.config
+        self.model, self.config, self.added = model, model.config, added
         self.trie, self.legal = legal.trie, legal
         self.num_beams, self.temperature = num_beams, temperature
         self.rerank_weight, self.generator = rerank_weight, generator
@@ -214,7 +215,8 @@ class SlateSearch:
         totals = torch.zeros(batch, slots, 1, device=plans.device)
         prior = None
         if self.config.catalog_prior:
-            prior = CatalogPrior(trie, self.config, plans.flatten(0, 1), self.item_vectors)
+            added = None if self.added is None else self.added.repeat_interleave(slots, 0)
+            prior = CatalogPrior(trie, self.config, plans.flatten(0, 1), self.item_vectors, added)
         for depth in range(last + 1):
             logits = self.model.lm_head.group_logits(spelling.states(), depth).float()
             if prior is not None:

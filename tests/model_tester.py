@@ -25,6 +25,26 @@ def prior_by_hand(model: HiGRForSlateGeneration, plan: torch.Tensor, prefix: Seq
     return torch.tensor(added, dtype=torch.double)
 
 
+ITEM_ITEM = {
+    "catalog_prior": True,
+    "item_item_decays": [2.0, 0.0],
+    "item_item_scales": [1.5, 0.5],
+    "item_item_neighbours": 3,
+}
+"""A configuration with item-item tables."""
+
+
+def fill_tables(model: HiGRForSlateGeneration) -> HiGRForSlateGeneration:
+    """Random item-item tables, for a model that has any."""
+    tables = model.model.item_item
+    if tables is not None:
+        generator = torch.Generator().manual_seed(11)
+        shape = tables.weights.shape
+        tables.neighbours.copy_(torch.randint(model.config.num_items, shape, generator=generator))
+        tables.weights.copy_(torch.randn(shape, generator=generator))
+    return model
+
+
 class HiGRModelTester:
     """Sizes and helpers shared by the model's tests."""
 
@@ -60,7 +80,7 @@ class HiGRModelTester:
         torch.manual_seed(3)
         model = HiGRForSlateGeneration(self.config(**overrides)).eval()
         model.set_catalog(self.codes)
-        return model
+        return fill_tables(model)
 
     def item_tokens(self, config: HiGRConfig, items: Sequence[int]) -> list[int]:
         """Code tokens of a run of items."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higr_hf.generation_higr import SLATE_MODES
-from tests.model_tester import HiGRModelTester
+from tests.model_tester import ITEM_ITEM, HiGRModelTester
 
 HISTORIES = ([3, 4, 5], [11], [])
 
@@ -31,7 +31,9 @@ def item_scores(tester, model, history, slate, wish=None):
 
 @pytest.mark.parametrize("wish", [None, 2])
 @pytest.mark.parametrize(
-    "options", [{}, {"generator_context": False}, {"shared_generator": False}, {"catalog_prior": True}], ids=str
+    "options",
+    [{}, {"generator_context": False}, {"shared_generator": False}, {"catalog_prior": True}, ITEM_ITEM],
+    ids=["plain", "no context", "generators", "prior", "item-item"],
 )
 def test_a_wide_beam_equals_exhaustive_scoring(tester, options, wish):
     model = tester.model(**options)
@@ -74,7 +76,7 @@ def test_beam_one_is_the_greedy_walk_of_the_teacher_forced_model(tester):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-@pytest.mark.parametrize("options", [{}, {"generator_layers": 2}, {"catalog_prior": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"generator_layers": 2}, ITEM_ITEM], ids=["plain", "layers", "item-item"])
 def test_cached_equals_uncached(tester, mode, options):
     model = tester.model(**options)
     batch = prompts(tester, model.config)
@@ -87,9 +89,9 @@ def test_cached_equals_uncached(tester, mode, options):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-@pytest.mark.parametrize("catalog_prior", [False, True])
-def test_padding_and_batching_change_nothing(tester, mode, catalog_prior):
-    model = tester.model(catalog_prior=catalog_prior)
+@pytest.mark.parametrize("options", [{}, ITEM_ITEM], ids=["plain", "item-item"])
+def test_padding_and_batching_change_nothing(tester, mode, options):
+    model = tester.model(**options)
     kwargs = {"slate_mode": mode, "num_beams": 4, "return_dict_in_generate": True}
     left = model.generate(**prompts(tester, model.config), **kwargs)
     right = model.generate(**prompts(tester, model.config, side="right"), **kwargs)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.numpy import save_file
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -280,8 +281,9 @@ def export_onnx(
 ) -> Path:
     """Write a directory from which slates are decoded with onnxruntime and numpy alone.
 
-    Leaves `encoder.onnx`, `planner.onnx`, `generator.onnx` (and `prior.onnx`), the item table, `decoder.json` (sizes
-    and token layout) and `decoder.py`, a copy of [`OnnxSlateDecoder`] that imports neither this package nor PyTorch.
+    Leaves `encoder.onnx`, `planner.onnx`, `generator.onnx` (and `prior.onnx`), the item table and item-item tables
+    where there are any, `decoder.json` (sizes and token layout) and `decoder.py`, a copy of [`OnnxSlateDecoder`] that
+    imports neither this package nor PyTorch.
 
     Args:
         directory: where to; replaced as a whole.
@@ -318,8 +320,12 @@ def export_onnx(
         names = (
             "codebook_sizes", "level_offsets", "num_feedback_levels", "num_time_buckets", "feature_offset",
             "bos_token_id", "slate_size", "num_beams", "max_history", "planner_layers", "generator_layers",
-            "num_attention_heads", "hidden_size", "catalog_prior",
+            "num_attention_heads", "hidden_size", "catalog_prior", "item_item_decays", "item_item_scales",
         )  # fmt: skip
+        tables = model.model.item_item
+        if tables is not None:
+            arrays = {"neighbours": tables.neighbours.cpu().numpy(), "weights": tables.weights.float().cpu().numpy()}
+            save_file(arrays, folder / "item_item.safetensors")
         content = {name: getattr(config, name) for name in names} | {"fingerprint": tokenizer.fingerprint}
         (folder / "decoder.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("onnx_decoder.py"), folder / "decoder.py")

@@ -59,6 +59,7 @@ class OnnxSlateDecoder:
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
             for name in ("encoder", "planner", "generator", *(["prior"] if self.config["catalog_prior"] else []))
         }
+        self._tables = load_file(folder / "item_item.safetensors") if self.config["item_item_decays"] else None
 
     def recommend(
         self,
@@ -108,6 +109,7 @@ class OnnxSlateDecoder:
         asked = self._feature("feedback", wish, config["num_feedback_levels"], config["feature_offset"])
         head = config["hidden_size"] // config["num_attention_heads"]
         past = [np.zeros((config["planner_layers"], 1, config["num_attention_heads"], 0, head), newest.dtype)] * 2
+        added = None if self._tables is None else self._item_item_scores(rows)
         slate: list[tuple[str, float]] = []
         fed = -1
         for slot in range(slate_size or config["slate_size"]):
@@ -117,19 +119,25 @@ class OnnxSlateDecoder:
                 "planner", newest, length, planner_keys, planner_values, np.array([slot]), np.array([[fed]]),
                 np.array([asked]), *past,
             )  # fmt: skip
-            fed, score = self._beam(plan, length, generator, legal, num_beams or config["num_beams"])
+            fed, score = self._beam(plan, length, generator, legal, num_beams or config["num_beams"], added)
             legal[fed] = False
             slate.append((self.item_ids[fed], score))
         return slate
 
     def _beam(
-        self, plan: np.ndarray, length: np.ndarray, context: list[np.ndarray], legal: np.ndarray, width: int
+        self,
+        plan: np.ndarray,
+        length: np.ndarray,
+        context: list[np.ndarray],
+        legal: np.ndarray,
+        width: int,
+        added: np.ndarray | None,
     ) -> tuple[int, float]:
         """The best legal item of a plan vector `[1, 1, d]`, and its log-probability."""
         config = self.config
         head = config["hidden_size"] // config["num_attention_heads"]
         past = [np.zeros((config["generator_layers"], 1, 1, config["num_attention_heads"], 0, head), plan.dtype)] * 2
-        shares = self._prior_shares(plan) if config["catalog_prior"] else None
+        shares = self._prior_shares(plan, added) if config["catalog_prior"] else None
         nodes, totals, tokens = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.int64)
         for level, offset in enumerate(config["level_offsets"]):
             plans = np.repeat(plan, len(nodes), axis=1)
@@ -154,9 +162,24 @@ class OnnxSlateDecoder:
         item = np.flatnonzero(self._node_of[-1] == nodes[best_leaf])[0]
         return int(item), float(totals[best_leaf])
 
-    def _prior_shares(self, plan: np.ndarray) -> list[np.ndarray]:
+    def _item_item_scores(self, rows: np.ndarray) -> np.ndarray:
+        """What the whole history says for every item by the item-item tables, float32 `[N]`."""
+        scores = np.zeros(len(self.item_ids), dtype=np.float32)
+        age = np.arange(len(rows))[::-1]
+        channels = zip(self.config["item_item_decays"], self.config["item_item_scales"], strict=True)
+        for channel, (decay, scale) in enumerate(channels):
+            weight = np.exp(-age / decay) if decay else np.ones(len(rows))
+            if decay and len(rows):
+                weight = weight / np.sqrt((weight * weight).sum())
+            speaks = scale * weight[:, None] * self._tables["weights"][channel][rows]
+            np.add.at(scores, self._tables["neighbours"][channel][rows], speaks.astype(np.float32))
+        return scores
+
+    def _prior_shares(self, plan: np.ndarray, added: np.ndarray | None) -> list[np.ndarray]:
         """Per level the log-probability `[nodes]` of every node given its parent, by the catalogue softmax."""
         scores = self._run("prior", plan)[0][0, 0]
+        if added is not None:
+            scores = scores + added
         mass = np.exp(scores - scores.max())
         logs = [
             np.log(np.maximum(np.bincount(nodes, weights=mass), _SMALLEST_MASS)).astype(np.float32)

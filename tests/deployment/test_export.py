@@ -17,8 +17,9 @@ from higr_hf.deployment.onnx_decoder import OnnxSlateDecoder
 from higr_hf.layout_higr import SlateLayout
 from higr_hf.living import remove_items
 from tests.deployment.conftest import make_parts
+from tests.model_tester import ITEM_ITEM
 
-SIZES = {"planner_layers": 1, "catalog_prior": True}  # tracing takes a second a layer
+SIZES = {"planner_layers": 1, **ITEM_ITEM}  # tracing takes a second a layer
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +150,11 @@ def test_removed_and_excluded_items_cannot_come_out(parts, directory):
     assert sorted(slate) == sorted({f"i{item}" for item in range(24)} - {"i1", "i6", "i13", "i17"})
 
 
-def test_a_long_history_is_cut_to_the_newest(parts, directory):
+def test_a_long_history_is_cut_to_the_newest_but_for_the_tables(parts, directory):
     model, tokenizer = parts
     history = [f"i{item % 24}" for item in range(30)]
-    expected = slates(model, tokenizer, [history[-12:]], exclude=[range(24 - 8)], slate_size=2)[0]
+    whole = [[item % 24 for item in range(30)]]
+    expected = slates(model, tokenizer, [history[-12:]], history=whole, exclude=[range(24 - 8)], slate_size=2)[0]
     decoder = EagerSteps(directory, model)
     exclude = [f"i{item}" for item in range(16)]
     same(decoder.recommend(history, 2, exclude=exclude, exclude_history=False), expected)
