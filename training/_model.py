@@ -19,13 +19,16 @@ from higr_hf.modeling_higr import HiGRForSlateGeneration
 
 from ._args import mapping, numbers
 
-# What the tokenizer, the edges and the slate size decide, and the recommender gives to `generate` itself.
+# What the tokenizer, the edges, fitted tables and the slate size decide, and what the recommender gives to `generate`.
 _MODEL = set(HiGRConfig.__annotations__) - {
-    "codebook_sizes", "feedback_edges", "num_feedback_levels", "num_items", "num_time_buckets", "slate_size",
-    "time_edges", "tokenizer_fingerprint", "vocab_size",
+    "codebook_sizes", "feedback_edges", "item_item_decays", "item_item_neighbours", "item_item_scales",
+    "num_feedback_levels", "num_items", "num_time_buckets", "slate_size", "time_edges", "tokenizer_fingerprint",
+    "vocab_size",
 }  # fmt: skip
 _COLLATOR = {entry.name for entry in dataclasses.fields(SlateCollator)} - {"layout", "slate_size", "last_slate_only"}
-_GIVEN = {"self", "kwargs", "attention_mask", "exclude", "input_ids", "return_dict_in_generate", "slate_size"}
+_GIVEN = {
+    "self", "kwargs", "attention_mask", "exclude", "history", "input_ids", "return_dict_in_generate", "slate_size",
+}  # fmt: skip
 
 
 @dataclass

@@ -1,0 +1,216 @@
+"""Item-item tables in closed form: which items the events of a history speak for.
+
+Two kinds, both ridge regressions over the training split:
+
+- *transitions*: the next M items of every position, from the events before it under one or more decays at once. The
+  linear autoregression of slates; session-based relatives are SLIST and SLIT (Choi et al., "Session-aware Linear
+  Item-Item Models", WWW 2021, arXiv 2103.16104).
+- *co-engagement*, decay 0: EASE (Steck, WWW 2019), whatever the order.
+
+Of every row only the K largest entries are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import torch
+
+from .baselines.ease import EASE
+from .data.embeddings import training_sequences
+from .item_item_higr import ItemItemScores
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .modeling_higr import HiGRForSlateGeneration
+
+USERS_AT_ONCE = 400
+
+
+@dataclass
+class ItemItemTables:
+    """Fitted tables.
+
+    Attributes:
+        decays (`list[float]`): of the C channels.
+        neighbours (`int32 [C, N, K]`): the items that a row's item speaks for; unused places are 0.
+        weights (`float32 [C, N, K]`): how much; unused places are 0.
+    """
+
+    decays: list[float]
+    neighbours: np.ndarray
+    weights: np.ndarray
+
+
+def fit_item_item(
+    train: Dataset,
+    item_ids: Sequence[str],
+    *,
+    decays: Sequence[float] = (3.0, 20.0, 0.0),
+    slate_size: int = 5,
+    neighbours: int = 50,
+    l2: float = 150.0,
+    co_engagement_l2: float = 800.0,
+    max_events: int = 60,
+    max_items: int = 8000,
+) -> ItemItemTables:
+    """Fit the tables on a training split.
+
+    Needs about 12·(C·n)² bytes for C decays above 0 and n items, and time in the number of positions times
+    `max_events`² and in (C·n)³.
+
+    Args:
+        train: the training split (`history_item_ids`).
+        item_ids: the catalogue; the place in it is the item index.
+        decays: in how many events a history's event loses a factor e; 0 for the co-engagement table.
+        slate_size: M, how many of the next items a position is to tell.
+        neighbours: K.
+        l2: ridge penalty of the transitions, in positions.
+        co_engagement_l2: EASE's λ, in users.
+        max_events: newest events of a position that are read.
+        max_items: how many of the most frequent items have rows and columns.
+
+    Returns:
+        [`ItemItemTables`] over all items.
+
+    Raises:
+        ValueError: for a setting out of range.
+
+    Example:
+        >>> tables = fit_item_item(splits["train"], log.item_ids, neighbours=5)
+        >>> tables.neighbours.shape == (3, len(log.item_ids), 5)
+        True
+    """
+    decays = [float(decay) for decay in decays]
+    for name, value in (("slate_size", slate_size), ("neighbours", neighbours), ("max_events", max_events),
+                        ("max_items", max_items), ("l2", l2), ("co_engagement_l2", co_engagement_l2)):  # fmt: skip
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}.")
+    if not decays or min(decays) < 0:
+        raise ValueError(f"decays must be a list of numbers from 0, got {decays}.")
+    events, lengths = training_sequences(train, item_ids)
+    count = len(item_ids)
+    frequency = np.bincount(events, minlength=count)
+    kept = np.sort(np.argsort(-frequency, kind="stable")[:max_items])
+    size = len(kept)
+    keep = min(neighbours, size)
+    tables = ItemItemTables(
+        decays,
+        np.zeros((len(decays), count, keep), dtype=np.int32),
+        np.zeros((len(decays), count, keep), dtype=np.float32),
+    )
+    moving = [decay for decay in decays if decay]
+    solution = np.empty((0, size), dtype=np.float32)
+    if moving:
+        place = np.full(count, -1, dtype=np.int64)
+        place[kept] = np.arange(size)
+        bounds = np.cumsum(lengths)[:-1]
+        sequences = [row[row >= 0] for row in np.split(place[events], bounds)]
+        solution = _transitions(sequences, size, moving, slate_size, l2, max_events)
+    for channel, decay in enumerate(decays):
+        if decay:
+            first = moving.index(decay) * size
+            table = solution[first : first + size]
+        else:
+            ease = EASE(item_ids, l2=co_engagement_l2, max_items=size).fit(train)
+            table = ease.weights
+        largest = np.argpartition(-np.abs(table), keep - 1, axis=1)[:, :keep]
+        tables.neighbours[channel, kept] = kept[largest]
+        tables.weights[channel, kept] = np.take_along_axis(table, largest, axis=1)
+    return tables
+
+
+def attach_item_item(model: HiGRForSlateGeneration, tables: ItemItemTables, scales: Sequence[float]) -> None:
+    """Give a model with a catalogue prior fitted tables, in place; the ones it had are replaced.
+
+    Args:
+        model: with its catalogue set.
+        tables: of the same catalogue.
+        scales: what each channel's scores are multiplied by; tune them on validation.
+
+    Raises:
+        ValueError: for a model without catalogue prior, another number of items, or another number of scales.
+    """
+    config = model.config
+    channels, items, neighbours = tables.neighbours.shape
+    if not config.catalog_prior:
+        raise ValueError("Item-item tables add to the catalogue prior: the model needs catalog_prior=True.")
+    if items != config.num_items or len(scales) != channels:
+        raise ValueError(
+            f"{channels} tables of {items} items and {len(scales)} scales do not fit a model of {config.num_items} "
+            "items: one scale a table, and the model's own catalogue."
+        )
+    config.item_item_decays = list(tables.decays)
+    config.item_item_scales = [float(scale) for scale in scales]
+    config.item_item_neighbours = neighbours
+    scores = ItemItemScores(config).to(model.device)
+    scores.neighbours.copy_(torch.from_numpy(tables.neighbours))
+    scores.weights.copy_(torch.from_numpy(tables.weights))
+    model.model.item_item = scores
+
+
+def _transitions(
+    sequences: list[np.ndarray], size: int, decays: list[float], slate_size: int, l2: float, max_events: int
+) -> np.ndarray:
+    """Ridge regression of the next items on decayed histories, float32 `[len(decays) · size, size]`."""
+    width = len(decays) * size
+    gram, cross = np.zeros((width, width), dtype=np.float32), np.zeros((width, size), dtype=np.float32)
+    for inputs, targets in _positions(sequences, size, decays, slate_size, max_events):
+        _add(gram, inputs.T @ inputs)
+        _add(cross, inputs.T @ targets)
+    gram[np.diag_indices(width)] += l2
+    return scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True, overwrite_b=True)
+
+
+def _add(total: np.ndarray, part: scipy.sparse.csr_matrix) -> None:
+    """Add a sparse matrix to a dense one without a second dense one."""
+    part = part.tocoo()
+    part.sum_duplicates()
+    total[part.row, part.col] += part.data
+
+
+def _positions(
+    sequences: list[np.ndarray], size: int, decays: list[float], slate_size: int, max_events: int
+) -> Iterator[tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]]:
+    """Decayed histories `[P, len(decays) · size]` and next items `[P, size]` of the positions of some users."""
+    # Weights of a history of n events, oldest first; they depend on n alone.
+    ages = np.arange(max_events)[::-1]
+    counts = range(1, max_events + 1)
+    by_length = [[_unit(np.exp(-ages[max_events - n :] / decay)) for n in counts] for decay in decays]
+    for start in range(0, len(sequences), USERS_AT_ONCE):
+        columns: list[list[np.ndarray]] = [[] for _ in decays]
+        values: list[list[np.ndarray]] = [[] for _ in decays]
+        lengths, following, told = [], [], []
+        for row in sequences[start : start + USERS_AT_ONCE]:
+            for position in range(1, len(row)):
+                seen = row[max(position - max_events, 0) : position]
+                lengths.append(len(seen))
+                for channel in range(len(decays)):
+                    columns[channel].append(seen)
+                    values[channel].append(by_length[channel][len(seen) - 1])
+                following.append(row[position : position + slate_size])
+                told.append(len(following[-1]))
+        if not lengths:
+            continue
+        pointer = np.concatenate([[0], np.cumsum(lengths)])
+        inputs = [
+            scipy.sparse.csr_matrix((np.concatenate(v), np.concatenate(c), pointer), (len(lengths), size))
+            for v, c in zip(values, columns, strict=True)
+        ]
+        pointer = np.concatenate([[0], np.cumsum(told)])
+        items = np.concatenate(following)
+        targets = scipy.sparse.csr_matrix((np.ones(len(items), np.float32), items, pointer), (len(told), size))
+        yield scipy.sparse.hstack(inputs, format="csr"), targets
+
+
+def _unit(weights: np.ndarray) -> np.ndarray:
+    return (weights / np.linalg.norm(weights)).astype(np.float32)
+
+
+__all__ = ["ItemItemTables", "attach_item_item", "fit_item_item"]

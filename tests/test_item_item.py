@@ -1,0 +1,95 @@
+"""Fitting item-item tables: against dense regressions of a few lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from higr_hf.baselines import EASE
+from higr_hf.item_item import attach_item_item, fit_item_item
+from tests.model_tester import HiGRModelTester
+
+ITEMS = [f"i{number}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def train():
+    rng = np.random.default_rng(4)
+    rows = [[ITEMS[item] for item in rng.choice(12, size, replace=False)] for size in rng.integers(1, 9, 40)]
+    users = [str(user) for user in range(len(rows))]
+    return Dataset.from_dict({"user_id": users, "history_item_ids": rows, "target_item_ids": [[] for _ in rows]})
+
+
+def dense(tables, channel):
+    table = np.zeros((12, 12))
+    np.put_along_axis(table, tables.neighbours[channel].astype(int), tables.weights[channel], axis=1)
+    return table
+
+
+def ridge_by_hand(train, decays, slate_size, l2, max_events):
+    inputs, targets = [], []
+    for row in train["history_item_ids"]:
+        row = [ITEMS.index(item) for item in row]
+        for position in range(1, len(row)):
+            seen = row[max(position - max_events, 0) : position]
+            blocks = []
+            for decay in decays:
+                weights = np.exp(-np.arange(len(seen))[::-1] / decay)
+                block = np.zeros(12)
+                np.add.at(block, seen, weights / np.linalg.norm(weights))
+                blocks.append(block)
+            inputs.append(np.concatenate(blocks))
+            target = np.zeros(12)
+            np.add.at(target, row[position : position + slate_size], 1.0)
+            targets.append(target)
+    x, y = np.array(inputs), np.array(targets)
+    return np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
+
+
+def test_transitions_are_a_ridge_regression_of_the_next_items(train):
+    tables = fit_item_item(train, ITEMS, decays=[2.0, 5.0], slate_size=3, neighbours=12, l2=4.0, max_events=4)
+    expected = ridge_by_hand(train, [2.0, 5.0], 3, 4.0, 4)
+    np.testing.assert_allclose(dense(tables, 0), expected[:12], atol=1e-5)
+    np.testing.assert_allclose(dense(tables, 1), expected[12:], atol=1e-5)
+
+
+def test_decay_zero_is_ease(train):
+    tables = fit_item_item(train, ITEMS, decays=[0.0], neighbours=12, co_engagement_l2=3.0)
+    np.testing.assert_allclose(dense(tables, 0), EASE(ITEMS, l2=3.0).fit(train).weights, atol=1e-6)
+
+
+def test_only_the_largest_entries_of_the_most_frequent_items_are_kept(train):
+    whole = fit_item_item(train, ITEMS, decays=[3.0, 0.0], neighbours=12)
+    few = fit_item_item(train, ITEMS, decays=[3.0, 0.0], neighbours=4)
+    assert few.neighbours.shape == (2, 12, 4)
+    for channel in range(2):
+        largest = np.sort(np.abs(dense(whole, channel)), axis=1)[:, -4:]
+        np.testing.assert_allclose(np.sort(np.abs(few.weights[channel]), axis=1), largest, atol=1e-6)
+    rare = fit_item_item(train, ITEMS, decays=[3.0, 0.0], neighbours=4, max_items=5)
+    counts = np.bincount([ITEMS.index(item) for row in train["history_item_ids"] for item in row], minlength=12)
+    spoken = {int(item) for item in rare.neighbours[rare.weights != 0]}
+    assert spoken <= set(np.argsort(-counts, kind="stable")[:5].tolist())
+
+
+@pytest.mark.parametrize("wrong", [{"l2": 0.0}, {"neighbours": 0}, {"decays": []}, {"decays": [-2.0]}], ids=str)
+def test_a_setting_that_cannot_work_is_refused(train, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        fit_item_item(train, ITEMS, **wrong)
+
+
+def test_attaching_changes_slates_and_needs_a_fitting_model(train):
+    tester = HiGRModelTester(num_items=12)
+    model = tester.model(catalog_prior=True)
+    tables = fit_item_item(train, ITEMS, decays=[3.0, 0.0], neighbours=6)
+    prompt = torch.tensor([tester.prompt(model.config, [3, 4])])
+    before = model.generate(prompt, return_dict_in_generate=True).scores
+    attach_item_item(model, tables, [0.0, 0.0])
+    torch.testing.assert_close(model.generate(prompt, return_dict_in_generate=True).scores, before)
+    attach_item_item(model, tables, [5.0, 1.0])
+    assert not torch.equal(model.generate(prompt, return_dict_in_generate=True).scores, before)
+    with pytest.raises(ValueError, match="one scale a table"):
+        attach_item_item(model, tables, [1.0])
+    with pytest.raises(ValueError, match="catalog_prior"):
+        attach_item_item(tester.model(), tables, [1.0, 1.0])

@@ -1,0 +1,130 @@
+"""Give a trained model item-item tables, fitted in closed form, with scales tuned on validation.
+
+    python -m training.fit_item_item --recipe training/recipes/item_item_movielens-1m.yaml
+
+Leaves `model/` (the given model with its tables) and `item_item.json` (every scale that was tried, and what it came
+to) in `--output_dir`. The model must have been trained with `catalog_prior: true`; nothing of it is trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from higr_hf.checkpoint import load_checkpoint, save_checkpoint
+from higr_hf.evaluation import SlateEvaluator
+from higr_hf.evaluation.results import current_command
+from higr_hf.item_item import attach_item_item, fit_item_item
+from higr_hf.recommender import SlateRecommender
+from higr_hf.utils import atomic_write_json, environment_info
+
+from ._args import check_output, mapping, parse_recipe, run
+from ._data import DataArguments, load_splits
+from ._model import generation_of
+
+
+@dataclass
+class ItemItemArguments:
+    """What is fitted, which scales are tried, and where the model goes. Lists are written as YAML or JSON."""
+
+    _argument_group_name = "item-item tables"
+
+    model: str = field(default="", metadata={"help": "Directory with model and tokenizer."})
+    tables: str = field(default="{}", metadata={"help": "Options of fit_item_item: decays, neighbours, l2, ..."})
+    scales: str = field(
+        default="[[10, 10, 2], [20, 20, 3], [30, 30, 4]]",
+        metadata={"help": "Scales to try, one list of a number a table each; the best on validation is kept."},
+    )
+    generation: str = field(default="{}", metadata={"help": "Arguments of generate, as YAML or JSON."})
+    exclude_history: bool = field(default=True, metadata={"help": "Never recommend an item of the history."})
+    eval_users: int = field(default=2000, metadata={"help": "Validation users the scales are judged on."})
+    batch_size: int = field(default=128, metadata={"help": "Users decoded at once."})
+    output_dir: str = field(default="runs/item_item", metadata={"help": "Directory to write."})
+
+
+def scale_lists(text: str) -> list[list[float]]:
+    """The scales to try.
+
+    Raises:
+        SystemExit: when they are not lists of numbers.
+    """
+    try:
+        return [[float(scale) for scale in row] for row in json.loads(text)]
+    except (TypeError, ValueError):
+        raise SystemExit(f"error: --scales is {text}: give a list of lists of numbers, [[20, 20, 3]]") from None
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` rows, spread evenly."""
+    return sorted({row * count // wanted for row in range(wanted)}) if wanted < count else list(range(count))
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Fit, tune and save; returns what `item_item.json` holds."""
+    options, data = parse_recipe((ItemItemArguments, DataArguments), argv, description=__doc__ or "")
+    if not options.model:
+        raise SystemExit("error: --model is missing: the directory that training wrote, such as runs/quickstart/model")
+    scales = scale_lists(options.scales)
+    output = check_output(options.output_dir)
+    model, tokenizer = load_checkpoint(options.model)
+    generation = generation_of(options.generation, type(model))
+    _, splits = load_splits(data)
+    began = time.perf_counter()
+    tables = fit_item_item(
+        splits["train"], tokenizer.item_ids, **{"slate_size": data.slate_size, **mapping("tables", options.tables)}
+    )
+    seconds = time.perf_counter() - began
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    trials = []
+    if len(scales) > 1:
+        rows = splits["validation"]
+        evaluator = SlateEvaluator(
+            rows.select(evenly(len(rows), options.eval_users)),
+            tokenizer.item_ids,
+            slate_size=data.slate_size,
+            exclude_history=options.exclude_history,
+            batch_size=options.batch_size,
+            num_resamples=0,
+            progress=False,
+        )
+        for row in scales:
+            trials.append({"scales": row, **_judge(evaluator, model, tokenizer, tables, row, data, generation)})
+            print(f"scales {row}: {json.dumps(trials[-1]['metrics'])}", flush=True)
+        scales = [max(trials, key=lambda trial: trial["primary"])["scales"]]
+    attach_item_item(model, tables, scales[0])
+    save_checkpoint(output / "model", model, tokenizer)
+    report = {
+        "scales": scales[0],
+        "decays": tables.decays,
+        "neighbours": tables.neighbours.shape[2],
+        "weights": int(tables.weights.size),
+        "seconds_of_fitting": round(seconds, 1),
+        "trials": trials,
+        "command": current_command(),
+        "environment": environment_info(),
+    }
+    atomic_write_json(output / "item_item.json", report)
+    return report
+
+
+def _judge(
+    evaluator: SlateEvaluator,
+    model: Any,
+    tokenizer: Any,
+    tables: Any,
+    scales: Sequence[float],
+    data: DataArguments,
+    generation: Mapping[str, Any],
+) -> dict[str, Any]:
+    attach_item_item(model, tables, scales)
+    judged = evaluator.evaluate(SlateRecommender(model, tokenizer, data.slate_size, None, generation))
+    return {"primary": judged.primary_value, "metrics": {name: round(v, 4) for name, v in judged.metrics.items()}}
+
+
+if __name__ == "__main__":
+    run(main)
