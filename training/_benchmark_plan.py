@@ -15,6 +15,15 @@ from higr_hf.evaluation.results import SYSTEMS
 SLATES = "slates"
 """Kind of the systems that `training.train` trains: HiGR and the flat decoder."""
 
+ITEM_ITEM = "item-item"
+"""Kind of a trained HiGR that is given item-item tables."""
+
+MODELS = (SLATES, ITEM_ITEM)
+"""Kinds whose systems are checkpoints of a model and its tokenizer."""
+
+PARTS = {ITEM_ITEM: 1, "mixture": 2}
+"""Kind -> how many other systems it is made of."""
+
 
 @dataclass(frozen=True)
 class DatasetPlan:
@@ -45,13 +54,14 @@ class SystemPlan:
 
     Attributes:
         name: unique; what `--only` takes.
-        kind: a baseline's kind, or `slates` for what `training.train` trains.
+        kind: a baseline's kind, `slates` for what `training.train` trains, `item-item` for a part of kind `slates`
+            with item-item tables.
         system, variant: as in the result rows.
         settings: common to all trials: the baseline's, or options of `training.train`.
         trials: changes of the settings, one a trial, judged on validation; one empty trial where nothing is tuned.
         by_dataset: dataset -> further changes of the settings there.
         tokenizer: which of the plan's tokenizers gives the semantic IDs.
-        parts: names of the two systems that a mixture mixes.
+        parts: names of the two systems that a mixture mixes, or of the one that gets tables.
         deterministic: one seed is as good as many.
         datasets: where it is measured; everywhere by default.
     """
@@ -71,14 +81,17 @@ class SystemPlan:
     def __post_init__(self) -> None:
         for name in ("trials", "parts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.kind != SLATES:
+        if self.kind not in MODELS:
             baseline_class(self.kind)
         if self.system not in SYSTEMS:
             raise ValueError(f"its system is {self.system!r}, expected one of {', '.join(SYSTEMS)}")
         if not self.trials:
             raise ValueError("it has no trials; one that tunes nothing is written []: leave the key out")
-        if (self.kind == "mixture") != (len(self.parts) == 2):
-            raise ValueError("a mixture, and nothing else, has two `parts`")
+        if len(self.parts) != PARTS.get(self.kind, 0):
+            raise ValueError(
+                f"kind {self.kind!r} has {PARTS.get(self.kind, 0)} `parts`, not {len(self.parts)}: a mixture has two, "
+                "item-item tables one, everything else none"
+            )
 
     def settings_of(self, dataset: str, trial: int) -> dict[str, Any]:
         """Settings of a trial on a dataset; the trial has the last word."""

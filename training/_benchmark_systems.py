@@ -21,8 +21,8 @@ from higr_hf.recommender import SlateRecommender
 from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
-from . import fit_tokenizer, train
-from ._benchmark_plan import SLATES, BenchmarkPlan, SystemPlan
+from . import fit_item_item, fit_tokenizer, train
+from ._benchmark_plan import ITEM_ITEM, MODELS, SLATES, BenchmarkPlan, SystemPlan
 from ._data import DataArguments, diversity_vectors, load_splits
 
 if TYPE_CHECKING:
@@ -138,8 +138,13 @@ def fit_system(
         settings: of the trial.
         seed: of the training.
         work: directory for what a longer training leaves between; it is resumed from there after a kill.
-        parts: saved models of the systems that a mixture mixes.
+        parts: saved models of the systems that it is made of.
     """
+    if system.kind == ITEM_ITEM:
+        options = {"tables": settings["tables"], "scales": [settings["scales"]], "model": str(parts[0])}
+        options["exclude_history"] = bench.protocol.exclude_history
+        fit_item_item.main(bench.command(**options, output_dir=str(work)))
+        return load_system(bench, system, settings, work / "model")
     if system.kind == SLATES:
         tokenizer = bench.tokenizer(system.tokenizer, seed)
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
@@ -166,7 +171,7 @@ def fit_system(
 
 def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any], path: Path) -> System:
     """A system that was kept."""
-    if system.kind != SLATES:
+    if system.kind not in MODELS:
         return _baseline(Baseline.from_pretrained(path), bench)
     model, tokenizer = load_checkpoint(path)
     if list(tokenizer.item_ids) != bench.item_ids:
@@ -175,7 +180,9 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
     recommender = SlateRecommender(
         model, tokenizer, bench.protocol.list_size, settings.get("wish"), dict(settings.get("generation", {}))
     )
-    return System(recommender, model.num_parameters(), lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
+    tables = model.model.item_item if model.config.model_type == "higr" else None
+    parameters = model.num_parameters() + (0 if tables is None else tables.weights.numel())
+    return System(recommender, parameters, lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
 
 
 def _baseline(baseline: Baseline, bench: Workbench) -> System:

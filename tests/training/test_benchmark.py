@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from higr_hf.baselines.base import baseline_class
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
 from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
-from training import _benchmark_systems, benchmark
+from training import _benchmark_systems, benchmark, fit_item_item
 from training._args import TrainerArguments, parse_recipe
-from training._benchmark_plan import SLATES, load_plan
+from training._benchmark_plan import ITEM_ITEM, SLATES, load_plan
 from training._benchmark_systems import Workbench
 from training._data import DataArguments
 from training._model import ModelArguments
@@ -202,8 +203,8 @@ def test_a_dataset_may_ask_for_another_protocol(folder):
 
 @pytest.mark.slow
 def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(folder):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False}
     common = {
-        "model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False},
         "generation": {"num_beams": 4},
         "diversity_embeddings": "collaborative",
         "num_train_epochs": 1,
@@ -219,23 +220,35 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
             "system": system,
             "variant": "tiny",
             "tokenizer": "ids",
-            "settings": {**common, "architecture": system},
+            "settings": {**common, "architecture": system, "model": {**sizes, **more}},
         }
-        for system in ("onerec", "higr")
+        for system, more in (("onerec", {}), ("higr", {"catalog_prior": True}))
     )
+    tables = {
+        "kind": "item-item",
+        "system": "higr",
+        "variant": "tables",
+        "parts": ["higr"],
+        "settings": {"tables": {"decays": [3, 0], "neighbours": 7}, "generation": {"num_beams": 4}},
+        "trials": [{"scales": [5, 1]}, {"scales": [20, 2]}],
+    }
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
-    document, tables = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
+    document, layout = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
     document.write_text("<!-- table:own -->\n<!-- /table -->\n")
-    tables.parent.mkdir()
-    tables.write_text(
+    layout.parent.mkdir()
+    layout.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
     )
-    path = plan(folder, {"popularity": popularity, "onerec": onerec, "higr": higr}, "higr")
+    path = plan(folder, {"popularity": popularity, "onerec": onerec, "higr": higr, "tables": tables}, "higr")
     results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
     rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
     paired = [row for row in rows if row["dataset"] == "own-paired"]
     named = [(row["system"], row["variant"]) for row in paired]
-    assert named == [("popularity", "none (HiGR: tiny)"), ("onerec", "tiny (HiGR: tiny)")]
+    assert named == [
+        (system, f"{variant} (HiGR: {ours})")
+        for ours in ("tiny", "tables")
+        for system, variant in (("popularity", "none"), ("onerec", "tiny"))
+    ]
     values = [results[name][0].per_user["ndcg@5"] for name in ("higr", "popularity")]
     expected = paired_bootstrap(*values)
     assert paired[0]["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
@@ -253,7 +266,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         ({"systems": {"ease": {**EASE, "kind": "eaze"}}}, "no baseline of the kind 'eaze'"),
         ({"systems": {"ease": {**EASE, "system": "linear"}}}, "its system is 'linear'"),
         ({"systems": {"mixed": MIXTURE}}, "its part 'sasrec' does not stand before it"),
-        ({"systems": {"ease": EASE, "m": {**MIXTURE, "parts": ["ease"]}}}, "two `parts`"),
+        ({"systems": {"ease": EASE, "m": {**MIXTURE, "parts": ["ease"]}}}, "has 2 `parts`, not 1"),
         ({"systems": {"s": {**ITEM_VECTORS, "tokenizer": "other"}}}, "no tokenizer 'other'"),
         ({"systems": {"ease": EASE, "s": {**ITEM_VECTORS, "trials": [{}, {}]}}}, "same number of trials"),
         ({"systems": {"ease": EASE}, "sead": 1}, "unknown keys"),
@@ -290,6 +303,13 @@ def test_every_committed_trial_has_settings_that_its_system_takes(name, tmp_path
                 words = Workbench(chosen, dataset, tmp_path).command(**settings, output_dir=tmp_path, seed=0)
                 _, options, _ = parse_recipe((DataArguments, ModelArguments, TrainerArguments), words)
                 options.settings()
+            elif system.kind == ITEM_ITEM:
+                words = Workbench(chosen, dataset, tmp_path).command(tables=settings["tables"], model="m")
+                options, _ = parse_recipe((fit_item_item.ItemItemArguments, DataArguments), words)
+                assert set(json.loads(options.tables)) <= set(
+                    inspect.signature(fit_item_item.fit_item_item).parameters
+                )
+                assert len(fit_item_item.scale_lists(json.dumps([settings["scales"]]))[0]) == 3
             elif system.kind != "mixture":
                 options = {"codebook_sizes": [4]} if system.tokenizer else {}
                 baseline_class(system.kind)(["a", "b"], **settings, **options)
