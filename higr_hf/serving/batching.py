@@ -87,6 +87,7 @@ class MicroBatcher(Generic[T]):
         self._answer, self._key = answer, key
         self._queue: deque[_Waiting[T]] = deque()
         self._changed = threading.Condition()
+        self._places_held = 0  # by requests that are being read
         self._closed = False
         self._seconds = 0.0  # a request of a batch takes, a running mean
         self._worker = threading.Thread(target=self._work, name="higr-batches", daemon=True)
@@ -108,15 +109,6 @@ class MicroBatcher(Generic[T]):
         """Whether requests are no longer taken."""
         return self._closed
 
-    def admit(self) -> None:
-        """Refuse before any work is spent on a request that [`MicroBatcher.submit`] would refuse.
-
-        Raises:
-            EngineOverloaded, EngineClosed: see there.
-        """
-        with self._changed:
-            self._admit()
-
     def submit(self, request: T) -> Future:
         """Queue a request; its future ends with the result or the error. Cancelling it frees its place.
 
@@ -124,9 +116,26 @@ class MicroBatcher(Generic[T]):
             EngineOverloaded: when the queue is full.
             EngineClosed: after [`MicroBatcher.close`].
         """
-        waiting = _Waiting(request, self._key(request), Future(), time.monotonic())
+        return self.submit_read(lambda: request)
+
+    def submit_read(self, read: Callable[[], T]) -> Future:
+        """The same for a request that has yet to be read, in this thread, once there is a place for it.
+
+        A request that is refused costs no work, and what reading it leaves behind is never left by a refused one.
+        """
         with self._changed:
-            self._admit()
+            self._check_room()
+            self._places_held += 1
+        try:
+            request = read()
+            waiting = _Waiting(request, self._key(request), Future(), time.monotonic())
+        except BaseException:
+            with self._changed:
+                self._places_held -= 1
+            raise
+        with self._changed:
+            self._places_held -= 1
+            self._check_open()
             self.counts.accepted += 1
             self._queue.append(waiting)
             self._changed.notify_all()
@@ -145,16 +154,20 @@ class MicroBatcher(Generic[T]):
         if threading.current_thread() is not self._worker:
             self._worker.join()
 
-    def _admit(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise EngineClosed("The engine is closed and takes no more requests.")
-        if len(self._queue) >= self.max_queue:
+
+    def _check_room(self) -> None:
+        self._check_open()
+        if len(self._queue) + self._places_held >= self.max_queue:
             self._queue = deque(waiting for waiting in self._queue if not self._is_cancelled(waiting))
-        if len(self._queue) >= self.max_queue:
+        waiting = len(self._queue) + self._places_held
+        if waiting >= self.max_queue:
             self.counts.refused += 1
             raise EngineOverloaded(
-                f"{len(self._queue)} requests are waiting, as many as may: try again later.",
-                retry_after=len(self._queue) * self._seconds,
+                f"{waiting} requests are waiting, as many as may: try again later.",
+                retry_after=waiting * self._seconds,
             )
 
     def _is_cancelled(self, waiting: _Waiting[T]) -> bool:

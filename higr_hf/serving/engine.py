@@ -190,20 +190,14 @@ class SlateEngine:
             UnknownUserError: for a user that is not known, given without a history.
             EngineOverloaded, EngineClosed: when the queue is full, or the engine closed.
         """
-        self._batcher.admit()
         chosen = self._settings(settings)
         if user is None:
             if history is None:
                 raise ValueError("Give a history (an empty list for a new user), or the user whose events are meant.")
             if events:
                 raise ValueError("events belong to a user: name one, or put them at the end of the history.")
-            known = None
-            base = History.of(history, feedback, timestamps)
-        else:
-            if history is None and (feedback is not None or timestamps is not None):
-                raise ValueError("feedback and timestamps go with a history; new events carry their own.")
-            known = self._known(user, history, feedback, timestamps, events)
-            base = known.history
+        elif history is None and (feedback is not None or timestamps is not None):
+            raise ValueError("feedback and timestamps go with a history; new events carry their own.")
         extra = {"exclude": exclude, "allowed": allowed, "wish": wish}
         extra = {name: value for name, value in extra.items() if value is not None}
         for name in ("exclude", "allowed"):
@@ -211,11 +205,21 @@ class SlateEngine:
                 raise ValueError(f"{name} must be a list of items; got {extra[name]!r}.")
         if wish is not None and (isinstance(wish, bool) or not isinstance(wish, int)):
             raise ValueError(f"wish must be a feedback level, a whole number; got {wish!r}.")
-        if known is not None and not extra and chosen.exclude_history == known.job.settings.exclude_history:
-            job = dataclasses.replace(known.job, settings=chosen)
-        else:
-            job = self._read(base, chosen, user, extra)
-        return self._batcher.submit(job)
+
+        def read() -> _Job:
+            if user is None:
+                return self._read(History.of(history, feedback, timestamps), chosen, None, extra)
+            with self._changing:
+                known = self._told(user, history, feedback, timestamps, events)
+                if not extra and chosen.exclude_history == known.job.settings.exclude_history:
+                    job = dataclasses.replace(known.job, settings=chosen)
+                else:
+                    job = self._read(known.history, chosen, user, extra)
+                self._users.put(user, known)  # last: a request that cannot be met must not have added its events
+                return job
+
+        # Read once there is a place in the queue: nor must one that is refused.
+        return self._batcher.submit_read(read)
 
     # ---- users
 
@@ -227,7 +231,7 @@ class SlateEngine:
         timestamps: Sequence[float | None] | None = None,
     ) -> int:
         """Tell all that is known of a user, in place of what was known before; returns the number of events."""
-        return len(self._known(user, history, feedback, timestamps).history.items)
+        return self._keep(user, history, feedback, timestamps)
 
     def append(self, user: str, events: Sequence[str | Mapping[str, Any]]) -> int:
         """Put newer events behind a known user's; returns the number of events. They are encoded when next needed.
@@ -236,7 +240,7 @@ class SlateEngine:
             UnknownUserError: for a user that is not known: taking these for all there is would change slates silently.
             ValueError: for an unknown item or an event of another form; the user's events are then as they were.
         """
-        return len(self._known(user, events=events).history.items)
+        return self._keep(user, events=events)
 
     def forget(self, user: str) -> bool:
         """Drop everything that is kept of a user; False where nothing was."""
@@ -245,7 +249,13 @@ class SlateEngine:
             self._encoded.pop(user)
             return known
 
-    def _known(
+    def _keep(self, user: str, *told: Any, **events: Any) -> int:
+        with self._changing:
+            known = self._told(user, *told, **events)
+            self._users.put(user, known)
+        return len(known.history.items)
+
+    def _told(
         self,
         user: str,
         history: Sequence[str] | None = None,
@@ -253,26 +263,24 @@ class SlateEngine:
         timestamps: Sequence[float | None] | None = None,
         events: Sequence[str | Mapping[str, Any]] = (),
     ) -> _User:
-        """What is kept of a user, after it was replaced or extended by what is given."""
+        """What is known of a user once what is given has replaced or extended it; not kept yet."""
         if not isinstance(user, str) or not user:
             raise ValueError(f"user must be a string that is not empty; got {user!r}.")
-        with self._changing:
-            if history is not None:
-                before = History.of(history, feedback, timestamps)
-            else:
-                known = self._users.get(user)
-                if known is None:
-                    raise UnknownUserError(
-                        f"Nothing is known of user {user!r}: never told, forgotten, or dropped for others. Send the "
-                        "whole history."
-                    )
-                if not events:
-                    return known
-                before = known.history
-            now = before.extended(events)
-            known = _User(now, self._read(now, self.settings, user, {}))
-            self._users.put(user, known)
+        known = None
+        if history is not None:
+            before = History.of(history, feedback, timestamps)
+        else:
+            known = self._users.get(user)
+            if known is None:
+                raise UnknownUserError(
+                    f"Nothing is known of user {user!r}: never told, forgotten, or dropped for others. Send the whole "
+                    "history."
+                )
+            before = known.history
+        now = before.extended(events)
+        if known is not None and now == before:
             return known
+        return _User(now, self._read(now, self.settings, user, {}))
 
     # ---- the work
 

@@ -75,14 +75,29 @@ def test_a_full_queue_refuses_and_says_when_to_return():
         first = batcher.submit(1)
         gate.entered.acquire()
         waiting = [batcher.submit(2), batcher.submit(3)]
-        for refused in (lambda: batcher.submit(4), batcher.admit):
-            with pytest.raises(EngineOverloaded, match="2 requests are waiting") as error:
-                refused()
-            assert error.value.retry_after >= 0
-        assert batcher.counts.refused == 2
+        read = []
+        with pytest.raises(EngineOverloaded, match="2 requests are waiting") as error:
+            batcher.submit_read(lambda: read.append(4))
+        assert error.value.retry_after >= 0 and not read, "a request that is refused is not read"
+        assert batcher.counts.refused == 1
         gate.opened.set()
         assert [future.result(30) for future in (first, *waiting)] == [2, 4, 6]
         assert batcher.submit(5).result(30) == 10
+
+
+def test_a_request_that_is_being_read_holds_its_place():
+    with MicroBatcher(Gate(open_=True), max_wait=0, max_queue=1) as batcher:
+
+        def read():
+            with pytest.raises(EngineOverloaded):
+                batcher.submit(1)
+            return 2
+
+        assert batcher.submit_read(read).result(30) == 4
+        for _ in range(2):  # one that cannot be read gives its place back
+            with pytest.raises(KeyError):
+                batcher.submit_read(lambda: {}["nothing"])
+        assert batcher.submit(3).result(30) == 6
 
 
 def test_a_request_that_was_given_up_frees_its_place():

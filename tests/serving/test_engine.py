@@ -197,6 +197,8 @@ def test_bad_events_leave_a_user_as_it_was(engine, small):
     engine.set_user("dan", ["i1"])
     with pytest.raises(UnknownItemError):
         engine.append("dan", ["i2", "nope"])
+    with pytest.raises(UnknownItemError):
+        engine.recommend(user="dan", events=["i2"], exclude=["nope"])
     same_slates(engine.recommend(user="dan"), pipeline(["i1"]))
     assert engine.append("dan", ["i2"]) == 2
 
@@ -213,13 +215,15 @@ def test_a_full_queue_and_a_slow_answer(small, monkeypatch):
             return generate(*arguments, **keywords)
 
         monkeypatch.setattr(model, "generate", slow)
+        engine.set_user("ann", ["i1"])
         first = engine.submit(["i1"])
         assert entered.wait(30)
         with pytest.raises((TimeoutError, FutureTimeoutError)):
             engine.recommend(["i2"], timeout=0.01)
         second = engine.submit(["i3"])  # what was given up has left its place
         with pytest.raises(EngineOverloaded):
-            engine.submit(["i4"])
+            engine.submit(user="ann", events=["i4"])
+        assert engine.append("ann", []) == 1, "a refused request leaves no events"
         opened.set()
         assert len(first.result(60)) == len(second.result(60)) == 4
     with pytest.raises(EngineClosed):
