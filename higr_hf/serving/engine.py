@@ -12,11 +12,12 @@ import torch
 
 from ..pipeline_higr import SlateRecommendationPipeline
 from .batching import MicroBatcher
-from .contexts import EncodedHistory, HistoryEncoder, HistoryTokens
+from .contexts import EncodedHistory, HistoryEncoder
 from .errors import UnknownUserError
 from .histories import History
 from .lru import BoundedLRU
-from .settings import SETTINGS, SlateSettings
+from .reading import RequestReader, SlateJob
+from .settings import SlateSettings
 from .shapes import Shapes, compile_stages
 
 if TYPE_CHECKING:
@@ -25,21 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """A request that has been read: what the pipeline made of it, and whose it is."""
-
-    inputs: dict[str, torch.Tensor]
-    prompt: HistoryTokens
-    settings: SlateSettings
-    user: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class _User:
     """A user's events, and what the pipeline made of them, so that a request about nothing else is read already."""
 
     history: History
-    job: _Job
+    job: SlateJob
 
 
 class SlateEngine:
@@ -101,20 +92,24 @@ class SlateEngine:
         self._pipeline = SlateRecommendationPipeline(model, tokenizer, device=model.device)
         model.model.trie()  # built before the first request, and refused here where there is no catalogue
         self.config = model.config
-        self.max_slate_size = self.config.max_slate_size if max_slate_size is None else max_slate_size
-        self.max_beams = max_beams
         self.settings = settings if isinstance(settings, SlateSettings) else SlateSettings(**(settings or {}))
         self.shapes = shapes
+        if shapes is not None and shapes.units[-1] <= self.config.max_history:
+            raise ValueError(
+                f"The longest shape has {shapes.units[-1]} units; a history of this model may have "
+                f"{self.config.max_history + 1}, `<bos>` included."
+            )
         if compile is not None:
             if shapes is None:
                 raise ValueError("compile needs shapes: without them every new batch would be compiled anew.")
             compile_stages(model, compile, shapes)
         self._encoder = HistoryEncoder(model)
+        most = self.config.max_slate_size if max_slate_size is None else max_slate_size
+        self._reader = RequestReader(self._pipeline, self._encoder, self.settings, most, max_beams)
         self._users: BoundedLRU[str, _User] = BoundedLRU(max_users)
         self._encoded: BoundedLRU[str, EncodedHistory] = BoundedLRU(cache_bytes, lambda row: row.nbytes)
-        self._reading = threading.Lock()  # tokenizers of Rust cannot be borrowed twice
         self._changing = threading.Lock()
-        self._batcher: MicroBatcher[_Job] = MicroBatcher(
+        self._batcher: MicroBatcher[SlateJob] = MicroBatcher(
             self._answer,
             key=lambda job: job.settings.decoding(),
             max_batch_size=max_batch_size if shapes is None else min(max_batch_size, shapes.rows[-1]),
@@ -190,7 +185,7 @@ class SlateEngine:
             UnknownUserError: for a user that is not known, given without a history.
             EngineOverloaded, EngineClosed: when the queue is full, or the engine closed.
         """
-        chosen = self._settings(settings)
+        chosen = self._reader.choose(settings)
         if user is None:
             if history is None:
                 raise ValueError("Give a history (an empty list for a new user), or the user whose events are meant.")
@@ -198,23 +193,18 @@ class SlateEngine:
                 raise ValueError("events belong to a user: name one, or put them at the end of the history.")
         elif history is None and (feedback is not None or timestamps is not None):
             raise ValueError("feedback and timestamps go with a history; new events carry their own.")
-        extra = {"exclude": exclude, "allowed": allowed, "wish": wish}
-        extra = {name: value for name, value in extra.items() if value is not None}
-        for name in ("exclude", "allowed"):
-            if not isinstance(extra.get(name, []), (list, tuple)):
-                raise ValueError(f"{name} must be a list of items; got {extra[name]!r}.")
-        if wish is not None and (isinstance(wish, bool) or not isinstance(wish, int)):
-            raise ValueError(f"wish must be a feedback level, a whole number; got {wish!r}.")
+        wanted = {"exclude": exclude, "allowed": allowed, "wish": wish}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
 
-        def read() -> _Job:
+        def read() -> SlateJob:
             if user is None:
-                return self._read(History.of(history, feedback, timestamps), chosen, None, extra)
+                return self._reader.read(History.of(history, feedback, timestamps), chosen, None, wanted)
             with self._changing:
                 known = self._told(user, history, feedback, timestamps, events)
-                if not extra and chosen.exclude_history == known.job.settings.exclude_history:
+                if not wanted and chosen.exclude_history == known.job.settings.exclude_history:
                     job = dataclasses.replace(known.job, settings=chosen)
                 else:
-                    job = self._read(known.history, chosen, user, extra)
+                    job = self._reader.read(known.history, chosen, user, wanted)
                 self._users.put(user, known)  # last: a request that cannot be met must not have added its events
                 return job
 
@@ -280,7 +270,7 @@ class SlateEngine:
         now = before.extended(events)
         if known is not None and now == before:
             return known
-        return _User(now, self._read(now, self.settings, user, {}))
+        return _User(now, self._reader.read(now, self.settings, user))
 
     # ---- the work
 
@@ -292,9 +282,7 @@ class SlateEngine:
         """
         if self.shapes is None:
             return 0
-        with self._reading:
-            inputs = self._pipeline.preprocess({"history": []})
-        job = _Job(inputs, self._encoder.split(inputs["input_ids"][0]), self.settings)
+        job = self._reader.read(History(), self.settings)
         grid = [(rows, units) for rows in self.shapes.rows for units in self.shapes.units]
         for rows, units in grid:
             self._decode([job] * rows, self._encoder.encode([job.prompt] * rows), units)
@@ -318,24 +306,7 @@ class SlateEngine:
         """Take no more requests; answer those that wait, or fail them without `drain`."""
         self._batcher.close(drain)
 
-    def _settings(self, given: Mapping[str, Any]) -> SlateSettings:
-        unknown = set(given) - SETTINGS
-        if unknown:
-            raise ValueError(f"A request has no setting {sorted(unknown)}; there are {sorted(SETTINGS)}.")
-        chosen = dataclasses.replace(self.settings, **given) if given else self.settings
-        for name, most in (("slate_size", self.max_slate_size), ("num_beams", self.max_beams)):
-            if (getattr(chosen, name) or 0) > most:
-                raise ValueError(f"{name} may be at most {most} here; got {getattr(chosen, name)}.")
-        if chosen.rerank_weight and not self.config.dense_head:
-            raise ValueError("rerank_weight needs a model trained with dense_head=True.")
-        return chosen
-
-    def _read(self, history: History, settings: SlateSettings, user: str | None, extra: dict[str, Any]) -> _Job:
-        with self._reading:
-            inputs = self._pipeline.preprocess({**history.entry(), **extra}, exclude_history=settings.exclude_history)
-        return _Job(inputs, self._encoder.split(inputs["input_ids"][0]), settings, user)
-
-    def _answer(self, jobs: list[_Job]) -> list[list[dict[str, Any]] | ValueError]:
+    def _answer(self, jobs: list[SlateJob]) -> list[list[dict[str, Any]] | ValueError]:
         """Slates for a batch of one kind of decoding, or what stands against one; runs in the worker thread."""
         kept = [None if job.user is None else self._encoded.get(job.user) for job in jobs]
         rows = self._encoder.encode([job.prompt for job in jobs], kept)
@@ -361,7 +332,7 @@ class SlateEngine:
         return answers
 
     def _decode(
-        self, jobs: Sequence[_Job], rows: Sequence[EncodedHistory], units: int | None = None
+        self, jobs: Sequence[SlateJob], rows: Sequence[EncodedHistory], units: int | None = None
     ) -> dict[str, torch.Tensor]:
         """What the pipeline's model gives for a batch; padded to the engine's shapes, the padding cut off again."""
         count = len(jobs)

@@ -235,6 +235,8 @@ def test_an_engine_needs_a_catalogue_and_shapes_to_compile(small):
     model, tokenizer, _ = small
     with pytest.raises(ValueError, match="compile needs shapes"):
         SlateEngine(model, tokenizer, compile="eager")
+    with pytest.raises(ValueError, match="longest shape has 12 units"):
+        SlateEngine(model, tokenizer, shapes=Shapes((1,), (4, 12)))
     tester = HiGRModelTester()
     bare = type(model)(tester.config())
     with pytest.raises(ValueError, match="no catalogue"):
