@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from higr_hf.checkpoint import load_checkpoint, save_checkpoint
 from higr_hf.evaluation import SlateEvaluator
 from higr_hf.evaluation.results import current_command
-from higr_hf.item_item import attach_item_item, fit_item_item
+from higr_hf.item_item import ItemItemTables, attach_item_item, fit_item_item
 from higr_hf.recommender import SlateRecommender
 from higr_hf.utils import atomic_write_json, environment_info
 
@@ -56,7 +56,27 @@ def scale_lists(text: str) -> list[list[float]]:
     try:
         return [[float(scale) for scale in row] for row in json.loads(text)]
     except (TypeError, ValueError):
-        raise SystemExit(f"error: --scales is {text}: give a list of lists of numbers, [[20, 20, 3]]") from None
+        raise SystemExit(f"error: {text!r} are no scales: give a list of lists of numbers, [[20, 20, 3]]") from None
+
+
+def attach_best(
+    tables: ItemItemTables, scales: Sequence[Sequence[float]], recommender: SlateRecommender, evaluator: SlateEvaluator
+) -> list[dict[str, Any]]:
+    """Give the recommender's model tables, at the scales that are best by the evaluator's first metric.
+
+    Returns:
+        `scales` and `metrics` of every trial; nothing is judged where there is one.
+    """
+    trials, values = [], []
+    for row in scales if len(scales) > 1 else ():
+        attach_item_item(recommender.model, tables, row)
+        judged = evaluator.evaluate(recommender)
+        values.append(judged.primary_value)
+        trials.append({"scales": row, "metrics": {name: round(value, 4) for name, value in judged.metrics.items()}})
+        print(f"scales {row}: {judged.primary_metric} {judged.primary_value:.4f}", flush=True)
+    best = values.index(max(values)) if values else 0
+    attach_item_item(recommender.model, tables, scales[best])
+    return trials
 
 
 def evenly(count: int, wanted: int) -> list[int]:
@@ -80,26 +100,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - began
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    trials = []
-    if len(scales) > 1:
-        rows = splits["validation"]
-        evaluator = SlateEvaluator(
-            rows.select(evenly(len(rows), options.eval_users)),
-            tokenizer.item_ids,
-            slate_size=data.slate_size,
-            exclude_history=options.exclude_history,
-            batch_size=options.batch_size,
-            num_resamples=0,
-            progress=False,
-        )
-        for row in scales:
-            trials.append({"scales": row, **_judge(evaluator, model, tokenizer, tables, row, data, generation)})
-            print(f"scales {row}: {json.dumps(trials[-1]['metrics'])}", flush=True)
-        scales = [max(trials, key=lambda trial: trial["primary"])["scales"]]
-    attach_item_item(model, tables, scales[0])
+    rows = splits["validation"]
+    evaluator = SlateEvaluator(
+        rows.select(evenly(len(rows), options.eval_users)),
+        tokenizer.item_ids,
+        slate_size=data.slate_size,
+        exclude_history=options.exclude_history,
+        batch_size=options.batch_size,
+        num_resamples=0,
+        progress=False,
+    )
+    recommender = SlateRecommender(model, tokenizer, data.slate_size, None, generation)
+    trials = attach_best(tables, scales, recommender, evaluator)
     save_checkpoint(output / "model", model, tokenizer)
     report = {
-        "scales": scales[0],
+        "scales": model.config.item_item_scales,
         "decays": tables.decays,
         "neighbours": tables.neighbours.shape[2],
         "weights": int(tables.weights.size),
@@ -110,20 +125,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     atomic_write_json(output / "item_item.json", report)
     return report
-
-
-def _judge(
-    evaluator: SlateEvaluator,
-    model: Any,
-    tokenizer: Any,
-    tables: Any,
-    scales: Sequence[float],
-    data: DataArguments,
-    generation: Mapping[str, Any],
-) -> dict[str, Any]:
-    attach_item_item(model, tables, scales)
-    judged = evaluator.evaluate(SlateRecommender(model, tokenizer, data.slate_size, None, generation))
-    return {"primary": judged.primary_value, "metrics": {name: round(v, 4) for name, v in judged.metrics.items()}}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a real log to slates in minutes: MovieLens-100K, semantic IDs, training, evaluation, alignment.
+"""From a real log to slates in minutes: MovieLens-100K, semantic IDs, training, item-item tables, alignment.
 
     make quickstart
 
@@ -28,6 +28,7 @@ from higr_hf.evaluation.plots import plot_code_usage, plot_diversity, plot_train
 from higr_hf.evaluation.results import current_command
 from higr_hf.experiment import Experiment
 from higr_hf.item_categories import categories_file
+from higr_hf.item_item import fit_item_item
 from higr_hf.semantic_ids import fit_semantic_ids
 from higr_hf.semantic_ids.fit import FitSettings
 from higr_hf.tokenization_higr import HiGRTokenizer
@@ -38,12 +39,14 @@ from ._args import TrainerArguments, check_output, mapping, numbers, parse_recip
 from ._data import DataArguments, diversity_vectors, load_splits
 from ._model import ModelArguments, check_best_metric
 from ._resume import checkpoint_to_resume
+from .fit_item_item import attach_best, scale_lists
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
 _FIT_SETTINGS = {entry.name for entry in dataclasses.fields(FitSettings)} | (
     set(inspect.signature(fit_semantic_ids).parameters)
     - {"embeddings", "codebook_sizes", "categories", "seed", "settings"}
 )
+_TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids", "slate_size"}
 
 
 @dataclass
@@ -55,6 +58,12 @@ class QuickstartArguments:
     embeddings: str = field(default="both", metadata={"help": "text, collaborative, both, or a .npy file."})
     codebook_sizes: str = field(default="[64, 64, 64]", metadata={"help": "Codes of every level."})
     tokenizer_settings: str = field(default="{}", metadata={"help": "Further arguments of fit_semantic_ids."})
+    item_item: str | None = field(
+        default=None, metadata={"help": "Options of fit_item_item; no item-item tables when left out."}
+    )
+    item_item_scales: str = field(
+        default="[[20, 20, 3]]", metadata={"help": "Scales of the tables; the best on validation are kept."}
+    )
     alignment: str | None = field(
         default=None, metadata={"help": "Recipe of training.align for the last stage; none when left out."}
     )
@@ -76,7 +85,7 @@ class _Stages:
 
 
 def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
-    """Run all stages; returns the test results of HiGR (before and after alignment) and popularity."""
+    """Run all stages; returns the test results of HiGR (without tables, with them, aligned) and popularity."""
     options, data, model, arguments = parse_recipe(
         (QuickstartArguments, DataArguments, ModelArguments, TrainerArguments),
         argv,
@@ -90,6 +99,10 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     fitting = mapping("tokenizer_settings", options.tokenizer_settings, _FIT_SETTINGS)
     codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
     output = check_output(arguments.output_dir)
+    tables = None if options.item_item is None else mapping("item_item", options.item_item, _TABLE_SETTINGS)
+    scales = scale_lists(options.item_item_scales)
+    if tables is not None and not settings.model.get("catalog_prior"):
+        raise SystemExit("error: --item_item are tables of the catalogue prior: give --model '{catalog_prior: true}'")
     aligning = _alignment(options.alignment, output) if options.alignment else None
     arguments.output_dir, arguments.remove_unused_columns = str(output / "checkpoints"), False
     seed, stage = arguments.seed, _Stages()
@@ -127,21 +140,27 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
                 arguments.resume_from_checkpoint, Path(arguments.output_dir), tokenizer
             )
         )
-        save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
+    evaluator, results = experiment.evaluator("test"), {}
+    if tables is not None:
+        with stage("Item-item tables"):
+            results["higr, without tables"] = experiment.evaluate("test")
+            fitted_tables = fit_item_item(
+                splits["train"], tokenizer.item_ids, **{"slate_size": data.slate_size, **tables}
+            )
+            attach_best(fitted_tables, scales, experiment.recommender(), experiment.evaluator("validation"))
+    save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     with stage("Evaluation"):
-        evaluator = experiment.evaluator("test")
         popular = Popularity(tokenizer.item_ids).fit(splits["train"])
-        results = {
-            "higr": experiment.evaluate("test"),
-            "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
-        }
+        results["higr"] = experiment.evaluate("test")
+        others = {"popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity")}
     if aligning is not None:
         with stage("Alignment"):
             align.align(*aligning[:3], data, aligning[-1])
             model, _ = load_checkpoint(output / "aligned" / "model")
             recommend = replace(experiment.recommender(), model=model)
             aligned = evaluator.evaluate(recommend, desc="Decoding aligned slates")
-        results = {"higr": results["higr"], "higr, aligned": aligned, "popularity": results["popularity"]}
+        results["higr, aligned"] = aligned
+    results |= others
     plots = _plots(output, trainer, tokenizer, results["higr"], evaluator)
     examples = _examples(splits["test"], tokenizer, results["higr"], options.examples)
     gain = results["higr"].compare(results["popularity"])

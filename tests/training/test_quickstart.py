@@ -24,7 +24,9 @@ def options(folder, **changes) -> list[str]:
         "embeddings": "text",
         "codebook_sizes": "[8, 8, 8]",
         "tokenizer_settings": "{epochs: 10, warmup_epochs: 2, progress: false}",
-        "model": "{dropout: 0.0, max_history: 20}",
+        "model": "{dropout: 0.0, max_history: 20, catalog_prior: true, dense_head: false}",
+        "item_item": "{decays: [3, 0], neighbours: 7}",
+        "item_item_scales": "[[1, 0], [10, 1]]",
         "num_train_epochs": "8",
         "per_device_train_batch_size": "32",
         "learning_rate": "0.005",
@@ -61,11 +63,15 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
     assert CRQVAEModel.from_pretrained(run / "quantizer").config.codebook_sizes == [8, 8, 8]
 
     report = json.loads((run / "report.json").read_text())
-    for name, metrics in (("higr", higr), ("higr, aligned", aligned), ("popularity", popularity)):
+    bare = results["higr, without tables"].metrics
+    assert model.config.item_item_neighbours == 7 and bare != higr
+    shown = {"higr, without tables": bare, "higr": higr, "higr, aligned": aligned, "popularity": popularity}
+    assert list(report["systems"]) == list(shown)
+    for name, metrics in shown.items():
         for metric, value in metrics.items():
             assert report["systems"][name]["metrics"][metric] == pytest.approx(value)
     assert report["seed"] == 0
-    stages = {"Data", "Item embeddings", "Semantic IDs", "Training", "Evaluation", "Alignment"}
+    stages = {"Data", "Item embeddings", "Semantic IDs", "Training", "Item-item tables", "Evaluation", "Alignment"}
     assert set(report["seconds"]) == stages
     assert all(value > 0 for value in report["seconds"].values())
     assert {"torch", "transformers"} <= set(report["versions"])
@@ -99,6 +105,9 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
         ({"tokenizer_settings": "{epoch: 1}"}, "--tokenizer_settings has no setting 'epoch'; did you mean 'epochs'"),
         ({"slate_size": "3"}, "use eval_ndcg@3"),
         ({"codebook_sizes": "64"}, "--codebook_sizes must be a list of numbers"),
+        ({"item_item": "{decay: [3]}"}, "--item_item has no setting 'decay'; did you mean 'decays'"),
+        ({"item_item_scales": "3"}, "'3' are no scales: give a list of lists"),
+        ({"model": "{dropout: 0.0}"}, "give --model '{catalog_prior: true}'"),
         ({"alignment": "none.yaml"}, "2"),
         ({"recipe": "none.yaml"}, "2"),
     ],
