@@ -81,14 +81,15 @@ def test_many_threads_get_their_own_slates(small):
          "slate_mode": ["sequential", "plan_once", "first_plan"][number % 3]}
         for number in range(24)
     ]  # fmt: skip
-    requests[5] = {"history": ["i1"], "allowed": ["i2", "i3"], "slate_size": 2, "wish": 1, "num_beams": 5}
+    requests[5] |= {"exclude": [], "allowed": ["i1", "i2", "i3", "i12"], "wish": 1}
+    # Four of each kind: a batch is full before it starts.
     with (
-        SlateEngine(model, tokenizer, max_batch_size=8, max_wait_ms=20) as engine,
+        SlateEngine(model, tokenizer, max_batch_size=4, max_wait_ms=60_000) as engine,
         ThreadPoolExecutor(len(requests)) as pool,
     ):
         slates = list(pool.map(lambda request: engine.recommend(**request), requests))
         stats = engine.stats()
-    assert stats["answered"] == len(requests) and 1 < stats["largest_batch"] <= 8
+    assert (stats["answered"], stats["batches"], stats["largest_batch"]) == (24, 6, 4)
     for request, slate in zip(requests, slates, strict=True):
         inputs = {key: request[key] for key in ("history", "exclude", "allowed", "wish") if key in request}
         chosen = {key: request[key] for key in ("slate_size", "num_beams", "slate_mode") if key in request}
@@ -116,15 +117,23 @@ def shaped(small):
 
 def test_a_short_slate_fails_its_own_request_only(small):
     model, tokenizer, pipeline = small
-    with SlateEngine(model, tokenizer, max_wait_ms=50, max_batch_size=2) as engine:
-        short = engine.submit(["i1"], allowed=["i2", "i3"], slate_size=4)
+    few = {"allowed": ["i2", "i3"], "slate_size": 4}
+    with SlateEngine(model, tokenizer, max_wait_ms=60_000, max_batch_size=3) as engine:
+        refused, short = (engine.submit(["i1"], **few, allow_short=allow_short) for allow_short in (False, True))
         whole = engine.submit(["i4"], slate_size=4)
         same_slates(whole.result(60), pipeline(["i4"], slate_size=4))
         with pytest.raises(ValueError, match="only 2 legal items for a slate of 4"):
-            short.result(60)
+            refused.result(60)
+        assert {place["item_id"] for place in short.result(60)} == {"i2", "i3"}
         assert engine.stats()["batches"] == 1
-        found = engine.recommend(["i1"], allowed=["i2", "i3"], slate_size=4, allow_short=True)
-        assert {place["item_id"] for place in found} == {"i2", "i3"}
+
+
+def test_no_event_is_lost_between_threads(engine):
+    engine.set_user("eve", [])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda item: engine.append("eve", [f"i{item}"]), range(20)))
+    assert engine.append("eve", []) == 20
+    assert engine.recommend(user="eve", slate_size=4)
 
 
 def test_what_is_kept_is_bounded_and_forgotten(small):

@@ -180,7 +180,7 @@ def test_overload_lateness_failure_and_a_shutdown_that_answers(small, monkeypatc
 def test_a_fault_of_the_server_is_not_told_in_detail(small, monkeypatch):
     model, tokenizer, _ = small
     engine = SlateEngine(model, tokenizer, max_wait_ms=0)
-    server = Server(engine, monkeypatch, timeout=0.2)
+    server = Server(engine, monkeypatch, timeout=1.0)
     opened = threading.Event()
 
     def broken(*arguments, **keywords):
