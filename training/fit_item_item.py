@@ -23,7 +23,7 @@ from higr_hf.item_item import ItemItemTables, attach_item_item, fit_item_item
 from higr_hf.recommender import SlateRecommender
 from higr_hf.utils import atomic_write_json, environment_info
 
-from ._args import check_output, mapping, parse_recipe, run
+from ._args import check_output, mapping, numbers, parse_recipe, parsed, run
 from ._data import DataArguments, load_splits
 from ._model import generation_of
 
@@ -47,16 +47,12 @@ class ItemItemArguments:
     output_dir: str = field(default="runs/item_item", metadata={"help": "Directory to write."})
 
 
-def scale_lists(text: str) -> list[list[float]]:
-    """The scales to try.
-
-    Raises:
-        SystemExit: when they are not lists of numbers.
-    """
-    try:
-        return [[float(scale) for scale in row] for row in json.loads(text)]
-    except (TypeError, ValueError):
-        raise SystemExit(f"error: {text!r} are no scales: give a list of lists of numbers, [[20, 20, 3]]") from None
+def scale_lists(name: str, value: str | Sequence[Sequence[float]]) -> list[list[float]]:
+    """An option that must be lists of numbers, such as `--scales '[[20, 20, 3]]'`."""
+    rows = parsed(value)
+    if not isinstance(rows, (list, tuple)) or not rows:
+        raise SystemExit(f"error: --{name} must be a list of lists of numbers such as '[[20, 20, 3]]', got {value!r}")
+    return [[float(scale) for scale in numbers(name, row)] for row in rows]
 
 
 def attach_best(
@@ -89,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options, data = parse_recipe((ItemItemArguments, DataArguments), argv, description=__doc__ or "")
     if not options.model:
         raise SystemExit("error: --model is missing: the directory that training wrote, such as runs/quickstart/model")
-    scales = scale_lists(options.scales)
+    scales = scale_lists("scales", options.scales)
     output = check_output(options.output_dir)
     model, tokenizer = load_checkpoint(options.model)
     generation = generation_of(options.generation, type(model))

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
     output = check_output(arguments.output_dir)
     tables = None if options.item_item is None else mapping("item_item", options.item_item, _TABLE_SETTINGS)
-    scales = scale_lists(options.item_item_scales)
+    scales = scale_lists("item_item_scales", options.item_item_scales)
     if tables is not None and not settings.model.get("catalog_prior"):
         raise SystemExit("error: --item_item are tables of the catalogue prior: give --model '{catalog_prior: true}'")
     aligning = _alignment(options.alignment, output) if options.alignment else None

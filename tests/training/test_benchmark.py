@@ -309,7 +309,7 @@ def test_every_committed_trial_has_settings_that_its_system_takes(name, tmp_path
                 assert set(json.loads(options.tables)) <= set(
                     inspect.signature(fit_item_item.fit_item_item).parameters
                 )
-                assert len(fit_item_item.scale_lists(json.dumps([settings["scales"]]))[0]) == 3
+                assert len(fit_item_item.scale_lists("scales", [settings["scales"]])[0]) == 3
             elif system.kind != "mixture":
                 options = {"codebook_sizes": [4]} if system.tokenizer else {}
                 baseline_class(system.kind)(["a", "b"], **settings, **options)

@@ -106,7 +106,7 @@ def test_the_quickstart_keeps_its_promises(tmp_path, capsys):
         ({"slate_size": "3"}, "use eval_ndcg@3"),
         ({"codebook_sizes": "64"}, "--codebook_sizes must be a list of numbers"),
         ({"item_item": "{decay: [3]}"}, "--item_item has no setting 'decay'; did you mean 'decays'"),
-        ({"item_item_scales": "3"}, "'3' are no scales: give a list of lists"),
+        ({"item_item_scales": "3"}, "--item_item_scales must be a list of lists of numbers"),
         ({"model": "{dropout: 0.0}"}, "give --model '{catalog_prior: true}'"),
         ({"alignment": "none.yaml"}, "2"),
         ({"recipe": "none.yaml"}, "2"),
