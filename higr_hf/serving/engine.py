@@ -354,13 +354,14 @@ class SlateEngine:
 def _collate(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Single inputs of the pipeline as one batch: prompts padded on the left, lists of items on the right."""
 
-    def padded(name: str, side: str) -> torch.Tensor:
+    def joined(name: str) -> torch.Tensor:
         parts = [row[name][0] for row in rows]
+        if parts[0].dim() == 0:
+            return torch.stack(parts)
+        side = "left" if name in ("input_ids", "attention_mask") else "right"
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_side=side)
 
-    sides = {"input_ids": "left", "attention_mask": "left", "exclude": "right", "allowed": "right"}
-    batch = {name: padded(name, side) for name, side in sides.items()}
-    return {**batch, "restricted": torch.cat([row["restricted"] for row in rows])}
+    return {name: joined(name) for name in rows[0]}
 
 
 __all__ = ["SlateEngine"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from higr_hf import SlateRecommendationPipeline, UnknownItemError
 from higr_hf.serving import EngineClosed, EngineOverloaded, Shapes, SlateEngine, UnknownUserError
-from tests.model_tester import HiGRModelTester
+from tests.model_tester import ITEM_ITEM, HiGRModelTester
 from tests.serving.conftest import same_slates, tokenizer_of, with_features
 
 EVENT = st.fixed_dictionaries(
@@ -51,11 +51,12 @@ def test_a_user_s_slates_follow_the_user_s_events(engine, small, batches):
         same_slates(slate, pipeline(entry(told), allow_short=True))
 
 
-@pytest.mark.parametrize("name", ["prior", "bidirectional", "no features"])
+@pytest.mark.parametrize("name", ["prior", "item-item tables", "bidirectional", "no features"])
 def test_other_models_keep_users_too(name):
     tester = HiGRModelTester()
     overrides = {
         "prior": with_features(catalog_prior=True, dense_head=False, encoder_layers=2),
+        "item-item tables": with_features(**ITEM_ITEM, dense_head=False),  # they read past `max_history`
         "bidirectional": with_features(encoder_attention="bidirectional"),
         "no features": {},
     }[name]
@@ -68,6 +69,9 @@ def test_other_models_keep_users_too(name):
             slate = engine.recommend(user="ann", events=[told[count - 1]], slate_size=3)
             same_slates(slate, pipeline(told[:count], slate_size=3))
         stats = engine.stats()
+        histories = [told[:count] for count in (0, 3, 14)]  # of unequal length in one batch
+        for history, future in zip(histories, [engine.submit(items) for items in histories], strict=True):
+            same_slates(future.result(60), pipeline(history))
     # Eleven events encoded beside `<bos>` one by one; from the thirteenth on the window slides and is encoded whole.
     expected = 13 + 2 * 12 if name != "bidirectional" else sum(range(3, 14)) + 2 * 13
     assert stats["encoded_units"] == expected
