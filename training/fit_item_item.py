@@ -8,7 +8,6 @@ to) in `--output_dir`. The model must have been trained with `catalog_prior: tru
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
