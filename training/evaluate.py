@@ -1,6 +1,6 @@
 """Judge a trained model on a split: slate metrics with intervals, beside popularity.
 
-    python -m training.evaluate --recipe training/recipes/evaluate.yaml --model runs/movielens-1m/model
+    python -m training.evaluate --recipe training/recipes/evaluate.yaml
 
 Leaves `report.json`, `report.md` and the slates in `--output_dir`, prints the table, and appends a row to the
 directory of results that `--results` names.
