@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Baseline, ScoringBaseline
 from .ease import EASE
+from .item_item_tables import ItemItem
 from .item_vectors import SASRecItemVectors
 from .listcvae import ListCVAE
 from .mixture import Mixture
@@ -19,6 +20,7 @@ __all__ = [
     "TIGER",
     "BERT4Rec",
     "Baseline",
+    "ItemItem",
     "ListCVAE",
     "Mixture",
     "OneRecConfig",
