@@ -78,6 +78,7 @@ class Client:
         self.users, self.kept, self.num_items = users, kept, num_items
         self.random = {user: random.Random(f"{seed} {user.rsplit('/', 1)[-1]}") for user in users}
         self.events = {user: [self._event(user) for _ in range(length)] for user in users}
+        self.untold: dict[str, list[str]] = {user: [] for user in users}
         self.slates: dict[tuple[str, int], list[str]] = {}
         self.turn = 0
         for user in users:  # not timed: what a user did before the measurement
@@ -89,8 +90,10 @@ class Client:
         self.turn += 1
         event = self._event(user)
         self.events[user].append(event)
-        body = {"user": user, "events": [event]} if self.kept else {"history": self.events[user]}
+        self.untold[user].append(event)  # a request that is refused adds no event: the next one tells them all
+        body = {"user": user, "events": self.untold[user]} if self.kept else {"history": self.events[user]}
         slate = self._ask("POST", "/recommend", body)["slate"]
+        self.untold[user] = []
         self.slates[user.rsplit("/", 1)[-1], len(self.events[user])] = [place["item_id"] for place in slate]
 
     def _event(self, user: str) -> str:

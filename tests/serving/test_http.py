@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 import urllib.parse
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from higr_hf.serving import SlateEngine
-from higr_hf.serving.http import MAX_BODY, create_app, serve
+from higr_hf.serving.http import MAX_BODY, create_app, listen, serve
 from tests.serving.conftest import same_slates
 
 pytest.importorskip("uvicorn")
@@ -79,6 +80,13 @@ def served(small):
         yield server.client, pipeline
         server.end()
     assert engine.closed
+
+
+def test_an_answer_waits_for_no_acknowledgement():
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_slates_are_the_pipeline_s(served):
