@@ -133,8 +133,8 @@ def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8000, started: Ca
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket whose connections send what they have at once.
 
-    asyncio sees to that itself, but not for a socket that was made for it: an answer's second packet then waited for the
-    client's delayed acknowledgement, 40 ms of every request on a connection that is kept.
+    asyncio sees to that itself, but not for a socket that was made for it: an answer's second packet then waited for
+    the client's delayed acknowledgement, 40 ms of every request on a connection that is kept.
 
     Raises:
         OSError: when the port cannot be had.
