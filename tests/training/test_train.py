@@ -157,7 +157,8 @@ def test_training_cannot_reach_the_test_split(own, monkeypatch):
         return log, splits
 
     monkeypatch.setattr(train, "load_splits", without_test)
-    assert train.main(write_recipe(folder, **options)) == whole
+    # To a rounding: how a product of float32 vectors is summed depends on where they lie in memory.
+    assert train.main(write_recipe(folder, **options)) == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_checkpoint_of_another_tokenizer_is_not_resumed(own):
