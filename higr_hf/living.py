@@ -110,7 +110,7 @@ def update_catalog(model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer) -> N
         config.num_items = tokenizer.num_items
         if config.item_embedding:
             inner.embeddings.embed_items = _with_zero_rows(inner.embeddings.embed_items, grown)
-        if inner.item_item is not None:  # nobody has had the new items: they speak for nothing
+        if config.item_item_decays:  # nobody has had the new items: they speak for nothing
             inner.item_item.grow(grown)
     inner.item_active = torch.as_tensor(np.array(tokenizer.active), device=device)
     config.tokenizer_fingerprint = tokenizer.fingerprint

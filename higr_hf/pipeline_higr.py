@@ -272,8 +272,8 @@ class SlateRecommendationPipeline(Pipeline):
             attention_mask=inputs["attention_mask"],
             exclude=inputs["exclude"] - 1,
             allowed=allowed,
-            history=inputs["history"] - 1 if "history" in inputs else None,
             return_dict_in_generate=True,
+            **({"history": inputs["history"] - 1} if "history" in inputs else {}),
             **generate_kwargs,
         )
         return {name: output[name] for name in ("slates", "scores", "candidates", "candidate_scores")}

@@ -12,7 +12,8 @@ from transformers import pipeline
 
 from higr_hf import HiGRTokenizer, SlateRecommendationPipeline, UnknownItemError
 from higr_hf.data.encoding import FeatureEdges
-from tests.model_tester import HiGRModelTester
+from higr_hf.recommender import SlateRecommender
+from tests.model_tester import ITEM_ITEM, HiGRModelTester
 
 FEEDBACK_EDGES, TIME_EDGES = [1.5, 3.5], [60.0]
 TITLES = {"i0": "Heat", "i1": "heat", "i2": "Toy Story (1995)", "i3": "Alien", "i4": "Alien", "i5": "i6", "i7": None}
@@ -41,6 +42,22 @@ def prompt(recommend, entry, **options) -> str:
 
 
 # ---- what comes out
+
+
+def test_item_item_tables_read_the_whole_history_not_the_prompt_alone():
+    tester = HiGRModelTester()
+    model, tokenizer = tester.model(max_history=3, **ITEM_ITEM), make_tokenizer(tester)
+    history = [8, 1, 3, 4, 9]
+    names = [f"i{item}" for item in history]
+    options = {"exclude": [history], "slate_size": 3, "return_dict_in_generate": True}
+    prompts = tokenizer.encode_prompts([names[-3:]])
+    whole, cut = (model.generate(**prompts, history=rows, **options) for rows in ([history], [history[-3:]]))
+    slate = SlateRecommendationPipeline(model, tokenizer)(names, slate_size=3)
+    assert [place["score"] for place in slate] == pytest.approx(whole.scores[0].tolist(), abs=1e-5)
+    batch = {"history_indices": [np.array(history)], "exclude_indices": [np.array(history)]}
+    judged = SlateRecommender(model, tokenizer, 3).generate(batch)
+    assert judged.slates.equal(whole.slates) and torch.allclose(judged.scores, whole.scores, atol=1e-5)
+    assert not torch.allclose(whole.scores, cut.scores, atol=1e-5)
 
 
 def test_the_slate_is_what_generate_finds(recommend):

@@ -180,7 +180,7 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
     recommender = SlateRecommender(
         model, tokenizer, bench.protocol.list_size, settings.get("wish"), dict(settings.get("generation", {}))
     )
-    tables = model.model.item_item if model.config.model_type == "higr" else None
+    tables = model.model.item_item if model.config.item_item_decays else None
     parameters = model.num_parameters() + (0 if tables is None else tables.weights.numel())
     return System(recommender, parameters, lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
 

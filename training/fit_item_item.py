@@ -8,6 +8,7 @@ to) in `--output_dir`. The model must have been trained with `catalog_prior: tru
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,13 +19,18 @@ import torch
 from higr_hf.checkpoint import load_checkpoint, save_checkpoint
 from higr_hf.evaluation import SlateEvaluator
 from higr_hf.evaluation.results import current_command
+from higr_hf.item_categories import categories_file
 from higr_hf.item_item import ItemItemTables, attach_item_item, fit_item_item
+from higr_hf.judging import SlateJudge
 from higr_hf.recommender import SlateRecommender
 from higr_hf.utils import atomic_write_json, environment_info
 
 from ._args import check_output, mapping, numbers, parse_recipe, parsed, run
 from ._data import DataArguments, load_splits
 from ._model import generation_of
+
+TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids", "slate_size"}
+"""What may be chosen of the tables: the split, the catalogue and the slate size are the data's."""
 
 
 @dataclass
@@ -42,7 +48,6 @@ class ItemItemArguments:
     generation: str = field(default="{}", metadata={"help": "Arguments of generate, as YAML or JSON."})
     exclude_history: bool = field(default=True, metadata={"help": "Never recommend an item of the history."})
     eval_users: int = field(default=2000, metadata={"help": "Validation users the scales are judged on."})
-    batch_size: int = field(default=128, metadata={"help": "Users decoded at once."})
     output_dir: str = field(default="runs/item_item", metadata={"help": "Directory to write."})
 
 
@@ -74,11 +79,6 @@ def attach_best(
     return trials
 
 
-def evenly(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of `count` rows, spread evenly."""
-    return sorted({row * count // wanted for row in range(wanted)}) if wanted < count else list(range(count))
-
-
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Fit, tune and save; returns what `item_item.json` holds."""
     options, data = parse_recipe((ItemItemArguments, DataArguments), argv, description=__doc__ or "")
@@ -88,26 +88,23 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = check_output(options.output_dir)
     model, tokenizer = load_checkpoint(options.model)
     generation = generation_of(options.generation, type(model))
-    _, splits = load_splits(data)
+    fitting = mapping("tables", options.tables, TABLE_SETTINGS)
+    log, splits = load_splits(data)
     began = time.perf_counter()
-    tables = fit_item_item(
-        splits["train"], tokenizer.item_ids, **{"slate_size": data.slate_size, **mapping("tables", options.tables)}
-    )
+    tables = fit_item_item(splits["train"], tokenizer.item_ids, slate_size=data.slate_size, **fitting)
     seconds = time.perf_counter() - began
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = splits["validation"]
-    evaluator = SlateEvaluator(
-        rows.select(evenly(len(rows), options.eval_users)),
-        tokenizer.item_ids,
+    judge = SlateJudge(
+        splits=splits,
+        tokenizer=tokenizer,
         slate_size=data.slate_size,
+        generation=generation,
         exclude_history=options.exclude_history,
-        batch_size=options.batch_size,
-        num_resamples=0,
-        progress=False,
     )
-    recommender = SlateRecommender(model, tokenizer, data.slate_size, None, generation)
-    trials = attach_best(tables, scales, recommender, evaluator)
-    save_checkpoint(output / "model", model, tokenizer)
+    users = splits["validation"].select(judge.watched_users(options.eval_users))
+    evaluator = judge.evaluator(users, num_resamples=0, progress=False)
+    trials = attach_best(tables, scales, judge.recommender(model), evaluator)
+    save_checkpoint(output / "model", model, tokenizer, categories_file(log.items))
     report = {
         "scales": model.config.item_item_scales,
         "decays": tables.decays,

@@ -39,14 +39,13 @@ from ._args import TrainerArguments, check_output, mapping, numbers, parse_recip
 from ._data import DataArguments, diversity_vectors, load_splits
 from ._model import ModelArguments, check_best_metric
 from ._resume import checkpoint_to_resume
-from .fit_item_item import attach_best, scale_lists
+from .fit_item_item import TABLE_SETTINGS, attach_best, scale_lists
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
 _FIT_SETTINGS = {entry.name for entry in dataclasses.fields(FitSettings)} | (
     set(inspect.signature(fit_semantic_ids).parameters)
     - {"embeddings", "codebook_sizes", "categories", "seed", "settings"}
 )
-_TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids", "slate_size"}
 
 
 @dataclass
@@ -99,7 +98,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     fitting = mapping("tokenizer_settings", options.tokenizer_settings, _FIT_SETTINGS)
     codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
     output = check_output(arguments.output_dir)
-    tables = None if options.item_item is None else mapping("item_item", options.item_item, _TABLE_SETTINGS)
+    tables = None if options.item_item is None else mapping("item_item", options.item_item, TABLE_SETTINGS)
     scales = scale_lists("item_item_scales", options.item_item_scales)
     if tables is not None and not settings.model.get("catalog_prior"):
         raise SystemExit("error: --item_item are tables of the catalogue prior: give --model '{catalog_prior: true}'")
@@ -144,23 +143,20 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     if tables is not None:
         with stage("Item-item tables"):
             results["higr, without tables"] = experiment.evaluate("test")
-            fitted_tables = fit_item_item(
-                splits["train"], tokenizer.item_ids, **{"slate_size": data.slate_size, **tables}
-            )
+            fitted_tables = fit_item_item(splits["train"], tokenizer.item_ids, slate_size=data.slate_size, **tables)
             attach_best(fitted_tables, scales, experiment.recommender(), experiment.evaluator("validation"))
     save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     with stage("Evaluation"):
         popular = Popularity(tokenizer.item_ids).fit(splits["train"])
         results["higr"] = experiment.evaluate("test")
-        others = {"popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity")}
+        popularity = evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity")
     if aligning is not None:
         with stage("Alignment"):
             align.align(*aligning[:3], data, aligning[-1])
             model, _ = load_checkpoint(output / "aligned" / "model")
             recommend = replace(experiment.recommender(), model=model)
-            aligned = evaluator.evaluate(recommend, desc="Decoding aligned slates")
-        results["higr, aligned"] = aligned
-    results |= others
+            results["higr, aligned"] = evaluator.evaluate(recommend, desc="Decoding aligned slates")
+    results["popularity"] = popularity  # last: the tables show systems in this order
     plots = _plots(output, trainer, tokenizer, results["higr"], evaluator)
     examples = _examples(splits["test"], tokenizer, results["higr"], options.examples)
     gain = results["higr"].compare(results["popularity"])

@@ -12,7 +12,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higr_hf import HiGRForSlateGeneration, HiGRTokenizer, load_checkpoint, save_checkpoint
+from higr_hf import (
+    HiGRForSlateGeneration,
+    HiGRTokenizer,
+    SlateRecommendationPipeline,
+    load_checkpoint,
+    save_checkpoint,
+)
 from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration
 from higr_hf.baselines.onerec.cache import BeamCache
 from higr_hf.data.collators import SlateCollator
@@ -239,6 +245,10 @@ def test_it_saves_and_loads_as_itself(tester, tmp_path):
     assert type(again) is OneRecForSlateGeneration
     batch = prompts(tester, model.config)
     assert again.generate(**batch).equal(model.generate(**batch))
+    slate = SlateRecommendationPipeline(again, tokenizer)(["i1", "i2"], slate_size=2)
+    history = tokenizer.encode_prompts([["i1", "i2"]])
+    expected = again.generate(**history, slate_size=2, exclude_history=True, return_dict_in_generate=True).slates[0]
+    assert [place["item_id"] for place in slate] == [f"i{item}" for item in expected.tolist()]
 
 
 def test_the_cache_drops_what_no_hypothesis_descends_from():

@@ -254,6 +254,9 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     assert paired[0]["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
     assert paired[0]["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
     assert "| higr | tiny |" in document.read_text()
+    assert len(list((folder / "higr" / "own" / "tables").glob("*/model/item_categories.json"))) == 2, (
+        "as the model had"
+    )
     assert (folder / "docs" / "plots" / "benchmark_own.png").is_file()
     run(folder, path, name="higr", seeds="[0]", document=document)
     assert len(read_rows(folder / "higr-results" / "benchmark.jsonl")) == len(rows)
