@@ -204,6 +204,23 @@ def test_kuairand_earlier_history_comes_first(tmp_path):
     assert len(load_source("kuairand-pure", local_path=tmp_path, earlier_history=False).interactions) == 4
 
 
+def test_kuairand_impressions_are_all_in_the_sequence(tmp_path):
+    EXPOSURES.to_parquet(tmp_path / "exposures.parquet")
+    VIDEOS.to_parquet(tmp_path / "video_features_basic_pure.parquet")
+    EARLIER.assign(exposed_last50=[[7, 6, 5, 7]]).to_parquet(tmp_path / "history_before_0425.parquet")
+    log = load_source("kuairand-pure", local_path=tmp_path, impressions=True)
+    assert log.interactions["engaged"].all()
+    first = log.interactions[log.interactions["user_id"] == "1"]
+    assert first["item_id"].tolist() == ["7", "6", "5", "7", "6", "5", "7"]
+    assert first["view"].tolist() == [True, False, True, True, False, True, False], "watched long or liked"
+    # Of the earlier ones only that is known; then: left at 1 %, enjoyed, left at 5 %.
+    assert first["negative"].tolist() == [False] * 4 + [True, False, True]
+    assert (
+        len(load_source("kuairand-pure", local_path=tmp_path, impressions=True, earlier_history=False).interactions)
+        == 4
+    )
+
+
 def test_kuairand_archive(tmp_path, monkeypatch):
     def archive_of(url, path, **options):
         with tarfile.open(path, "w:gz") as archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 from collections.abc import Callable
@@ -57,18 +58,39 @@ https://doi.org/10.1145/3511808.3557624""",
     negative_rule="dislike or exposed_only or watch_ratio < 0.1 and not long_view and not like",
 )
 
+_IMPRESSIONS_INFO = dataclasses.replace(
+    _INFO,
+    description=(
+        "Exposed videos, all of which stand in histories and targets; liked or long-watched ones are effective views. "
+        "The log has no request id: a target slate of leave_last_out is a run of consecutive exposures, not a list "
+        "that was shown together. There are no titles; texts are made of the videos' features."
+    ),
+    engaged_rule=None,
+    negative_rule="dislike or watch_ratio < 0.1 and not long_view and not like",
+)
+
 Tables = Callable[[str], "pd.DataFrame | None"]
 
 
-def load(name: str, *, folder: Path, local_path: Path | None = None, earlier_history: bool = True) -> InteractionLog:
+def load(
+    name: str,
+    *,
+    folder: Path,
+    local_path: Path | None = None,
+    earlier_history: bool = True,
+    impressions: bool = False,
+) -> InteractionLog:
     """The log of both standard periods.
 
     Args:
         name, folder: given by `load_source`.
         local_path: a folder with the public CSV files (or the same tables as parquet), or with one table of exposures
-            `exposures` and, optionally, `history_before_0425`, the users' last long-watched videos of before.
-        earlier_history: put those videos at the start of the histories. Their own times are unknown: each carries the
-            time of the user's last exposure of that period, and `history_position` their order.
+            `exposures` and, optionally, `history_before_0425`, the users' last videos of before.
+        earlier_history: put those watched long at the start of the histories (with `impressions`: all). Their own
+            times are unknown: each carries the time of the user's last exposure of that period, and
+            `history_position` their order.
+        impressions: every exposure enters histories and targets, engaged or not; what was liked or watched long is the
+            effective view. A model then learns what is shown, and alignment what is worth showing.
     """
     if local_path is None:
         _, archive = first_available(
@@ -84,8 +106,10 @@ def load(name: str, *, folder: Path, local_path: Path | None = None, earlier_his
     events = pd.concat([_events(table) for table in exposures], ignore_index=True)
     history = tables(_HISTORY) if earlier_history else None
     if history is not None:
-        events = pd.concat([_earlier(history, events), events], ignore_index=True)
-    return read_log(events, _videos(videos), time_unit="ms", info=_INFO)
+        events = pd.concat([_earlier(history, events, impressions), events], ignore_index=True)
+    if impressions:
+        events = events.assign(exposed_only=0)
+    return read_log(events, _videos(videos), time_unit="ms", info=_IMPRESSIONS_INFO if impressions else _INFO)
 
 
 def _archive_tables(archive: Path) -> Tables:
@@ -132,20 +156,22 @@ def _events(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _earlier(history: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    """The long-watched videos of the period before the exposures, as engaged events."""
-    history = rename(history, None, ("user", "last_time_ms", "long_watched_last50", "liked_last50"), _HISTORY)
+def _earlier(history: pd.DataFrame, events: pd.DataFrame, impressions: bool) -> pd.DataFrame:
+    """The videos of the period before the exposures: the long-watched ones, or all that were exposed."""
+    shown = "exposed_last50" if impressions else "long_watched_last50"
+    history = rename(history, None, ("user", "last_time_ms", "long_watched_last50", "liked_last50", shown), _HISTORY)
     # Never after the first exposure of the same user: rows of equal time keep their order, and these come first.
     first = events.groupby("user_id")["timestamp"].min()
     time = np.fmin(history["last_time_ms"], history["user"].map(first)).astype(np.int64)
-    liked = [set(items) for items in history["liked_last50"]]
+    liked, watched = ([set(items) for items in history[name]] for name in ("liked_last50", "long_watched_last50"))
     rows = [
-        (user, item, when, 1.0 if item in likes else None, position)
-        for user, when, items, likes in zip(history["user"], time, history["long_watched_last50"], liked, strict=True)
+        (user, item, when, 1.0 if item in likes else None, int(item in long), position)
+        for user, when, items, likes, long in zip(history["user"], time, history[shown], liked, watched, strict=True)
         for position, item in enumerate(items)
     ]
-    earlier = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "like", "history_position"])
-    return earlier.assign(click=1, exposed_only=0, long_view=1)
+    earlier = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "like", "long_view", "history_position"])
+    # What else happened is unknown, but that a long-watched video had been clicked.
+    return earlier.assign(click=earlier["long_view"].where(earlier["long_view"] == 1), exposed_only=0)
 
 
 def _videos(table: pd.DataFrame) -> pd.DataFrame:
