@@ -66,7 +66,7 @@ _IMPRESSIONS_INFO = dataclasses.replace(
         "that was shown together. There are no titles; texts are made of the videos' features."
     ),
     engaged_rule=None,
-    negative_rule="dislike or watch_ratio < 0.1 and not long_view and not like",
+    negative_rule="dislike or not long_view and not like",
 )
 
 Tables = Callable[[str], "pd.DataFrame | None"]
@@ -90,7 +90,8 @@ def load(
             times are unknown: each carries the time of the user's last exposure of that period, and
             `history_position` their order.
         impressions: every exposure enters histories and targets, engaged or not; what was liked or watched long is the
-            effective view. A model then learns what is shown, and alignment what is worth showing.
+            effective view, and a short view negative feedback: of the earlier exposures nothing else is known. A model
+            then learns what is shown, and alignment what is worth showing.
     """
     if local_path is None:
         _, archive = first_available(
@@ -165,7 +166,7 @@ def _earlier(history: pd.DataFrame, events: pd.DataFrame, impressions: bool) -> 
     time = np.fmin(history["last_time_ms"], history["user"].map(first)).astype(np.int64)
     liked, watched = ([set(items) for items in history[name]] for name in ("liked_last50", "long_watched_last50"))
     rows = [
-        (user, item, when, 1.0 if item in likes else None, int(item in long), position)
+        (user, item, when, int(item in likes), int(item in long), position)
         for user, when, items, likes, long in zip(history["user"], time, history[shown], liked, watched, strict=True)
         for position, item in enumerate(items)
     ]
