@@ -214,6 +214,7 @@ def test_kuairand_impressions_are_all_in_the_sequence(tmp_path):
     assert first["item_id"].tolist() == ["7", "6", "5", "7", "6", "5", "7"]
     assert first["view"].tolist() == [True, False, True, True, False, True, False], "watched long or liked"
     assert first["negative"].tolist() == [False, True, False, False, True, False, True], "watched shortly"
+    assert log.info.feedback == "engagement" and first["engagement"].tolist() == [1, 0, 2, 1, 0, 2, 0]
     assert (
         len(load_source("kuairand-pure", local_path=tmp_path, impressions=True, earlier_history=False).interactions)
         == 4

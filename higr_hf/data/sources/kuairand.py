@@ -65,6 +65,7 @@ _IMPRESSIONS_INFO = dataclasses.replace(
         "The log has no request id: a target slate of leave_last_out is a run of consecutive exposures, not a list "
         "that was shown together. There are no titles; texts are made of the videos' features."
     ),
+    feedback="engagement",
     engaged_rule=None,
     negative_rule="dislike or not long_view and not like",
 )
@@ -90,8 +91,9 @@ def load(
             times are unknown: each carries the time of the user's last exposure of that period, and
             `history_position` their order.
         impressions: every exposure enters histories and targets, engaged or not; what was liked or watched long is the
-            effective view, and a short view negative feedback: of the earlier exposures nothing else is known. A model
-            then learns what is shown, and alignment what is worth showing.
+            effective view, and a short view negative feedback: of the earlier exposures nothing else is known.
+            Feedback is `engagement`: 0 watched shortly or disliked, 1 watched long, 2 liked. A model then learns
+            what is shown, and alignment what is worth showing.
     """
     if local_path is None:
         _, archive = first_available(
@@ -109,7 +111,8 @@ def load(
     if history is not None:
         events = pd.concat([_earlier(history, events, impressions), events], ignore_index=True)
     if impressions:
-        events = events.assign(exposed_only=0)
+        engagement = events["long_view"].mask(events["like"] == 1, 2).mask(events["dislike"] == 1, 0)
+        events = events.assign(exposed_only=0, engagement=engagement)
     return read_log(events, _videos(videos), time_unit="ms", info=_IMPRESSIONS_INFO if impressions else _INFO)
 
 
