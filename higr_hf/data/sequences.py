@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 if TYPE_CHECKING:
@@ -94,20 +95,22 @@ class _Negatives:
     An item counts as negative by its last event in the span: one skipped at first and enjoyed later is not.
     """
 
-    def __init__(self, table):
-        self.item_ids = table["item_id"].to_numpy(dtype=object)
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.items, names = pd.factorize(table["item_id"])
+        self.names = pa.array(names, pa.string())
         self.negative = table["negative"].to_numpy(dtype=bool)
 
     def within(self, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
-        found = [self._span(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return pa.array(found, pa.list_(pa.string()))
-
-    def _span(self, start: int, end: int) -> list[str]:
-        last: dict[str, bool] = {}
-        for item_id, negative in zip(self.item_ids[start:end], self.negative[start:end], strict=True):
-            last.pop(item_id, None)  # so that the dictionary keeps the order of last events
-            last[item_id] = negative
-        return [item_id for item_id, negative in last.items() if negative]
+        """A list of item ids a span, given the int64 `[R]` bounds of half-open spans."""
+        spans = np.stack([starts, ends], axis=1)
+        index, offsets = _gather_spans(spans)
+        span = np.repeat(np.arange(len(spans)), np.diff(offsets))
+        key = span * len(self.names) + self.items[index]
+        # `unique` tells where a value stands first: read from the end, that is an item's last event.
+        last = np.sort(len(key) - 1 - np.unique(key[::-1], return_index=True)[1])
+        last = last[self.negative[index[last]]]
+        counts = np.bincount(span[last], minlength=len(spans))
+        return _lists(self.names, self.items[index[last]], np.r_[0, np.cumsum(counts)])
 
 
 def _gather_positions(positions: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

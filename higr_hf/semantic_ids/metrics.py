@@ -215,6 +215,7 @@ def tokenizer_metrics(
         "prefix_pairs": float(_pairs(np.bincount(prefix_groups(codes)).astype(np.int64))),
     }
     if categories is not None:
+        categories = list(categories)  # a column of a dataset is slow to read item by item, here many times over
         together = np.zeros((len(codes), 1), dtype=np.int64)
         for name, match in (("consistency", "any"), ("consistency_first", "first"), ("consistency_all", "all")):
             metrics[name] = consistency(codes, categories, match=match)
