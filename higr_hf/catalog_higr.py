@@ -6,6 +6,7 @@ catalogue, and (but for building it once) no step whose cost grows with the numb
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -209,16 +210,43 @@ class Legality:
         Args:
             items (`LongTensor [B, E]`): item indices, -1 for none.
         """
+        self._excluded = self._with(self._excluded, self._ranks(items))
+
+    def copy(self) -> Legality:
+        """The same for now; what is excluded from one is not excluded from the other."""
+        return copy.copy(self)
+
+    def without(self, items: torch.Tensor) -> Legality:
+        """What each of R slots of every row may be given, with items of its own taken out besides.
+
+        Args:
+            items (`LongTensor [B, R, E]`): item indices, -1 for none.
+
+        Returns:
+            Its questions are about `[B, R, ...]`; nothing more can be excluded from it.
+        """
+        slots = copy.copy(self)
+        ranks = self._ranks(items.flatten(1)).reshape(items.shape[0] * items.shape[1], items.shape[2])
+        slots._excluded = self._with(self._excluded.repeat_interleave(items.shape[1], 0), ranks)
+        return slots
+
+    def _ranks(self, items: torch.Tensor) -> torch.Tensor:
+        """Ranks of items `LongTensor [B, E]` that are legal but for exclusions; N for the others."""
         size = self.trie.num_items
         ranks = torch.where(items >= 0, self.trie.rank[items.clamp(min=0)], size)
-        if self._allowed is not None:  # an item that is not allowed must not be subtracted a second time
-            inside = ranks.clamp(max=size - 1)
-            allowed = self._allowed[inside] if self._allowed.dim() == 1 else self._allowed.gather(1, inside)
-            ranks = torch.where(allowed, ranks, size)
-        ranks = torch.cat([self._excluded, ranks], dim=1).sort(dim=1).values
+        if self._allowed is None:
+            return ranks
+        # An item that is not allowed must not be subtracted a second time.
+        inside = ranks.clamp(max=size - 1)
+        allowed = self._allowed[inside] if self._allowed.dim() == 1 else self._allowed.gather(1, inside)
+        return torch.where(allowed, ranks, size)
+
+    def _with(self, excluded: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+        """Rows of sorted ranks and more ranks, sorted, each once and N for the repeated."""
+        ranks = torch.cat([excluded, ranks], dim=1).sort(dim=1).values
         repeated = torch.zeros_like(ranks, dtype=torch.bool)
         repeated[:, 1:] = ranks[:, 1:] == ranks[:, :-1]
-        self._excluded = torch.where(repeated, size, ranks).sort(dim=1).values
+        return torch.where(repeated, self.trie.num_items, ranks).sort(dim=1).values
 
     def count(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Number of legal items with ranks in `[first, last)`.
@@ -253,16 +281,17 @@ class Legality:
 
     def _legal_before(self, ranks: torch.Tensor) -> torch.Tensor:
         """Number of legal items below each rank, `LongTensor [B, ...]`."""
-        flat = ranks.reshape(ranks.shape[0], -1)
         if self._allowed_before is None:
-            count = flat
+            count = ranks
         elif self._allowed_before.dim() == 1:
-            count = self._allowed_before[flat]
+            count = self._allowed_before[ranks]
         else:
-            count = self._allowed_before.gather(1, flat)
+            count = self._allowed_before.gather(1, ranks.reshape(len(ranks), -1)).view(ranks.shape)
         if self._excluded.shape[1]:
-            count = count - torch.searchsorted(self._excluded, flat)
-        return count.reshape(ranks.shape)
+            # A row of exclusions for every row, or for every slot of every row.
+            below = torch.searchsorted(self._excluded, ranks.reshape(len(self._excluded), -1))
+            count = count - below.view(ranks.shape)
+        return count
 
     def remaining(self) -> torch.Tensor:
         """Number of legal items of every row, `LongTensor [B]`."""

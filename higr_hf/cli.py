@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .tokenization_higr import HiGRTokenizer
 
 
+MODES = ("sequential", "plan_once", "verified", "first_plan")
+"""Those of the model's configuration, named here so that a command line is read without loading transformers."""
+
+
 class CommandError(Exception):
     """Something the person at the command line can put right."""
 
@@ -104,7 +108,7 @@ def _recommend_parser(commands: Any) -> None:
         help=f"csv, tsv, parquet or JSON lines with item_id and categories; {CATEGORIES_FILE} of the model by default",
     )  # fmt: skip
     command.add_argument("--beams", type=int, help="beam width inside an item")
-    command.add_argument("--mode", choices=("sequential", "plan_once", "first_plan"), help="how slots are planned")
+    command.add_argument("--mode", choices=MODES, help="how slots are planned")
     command.add_argument("--rerank-weight", type=float, help="weight of the dense score among a beam's items")
     command.add_argument("--alternates", type=int, default=0, help="next best items listed beside every slot")
     command.add_argument("--keep-history", action="store_true", help="items of the history may be recommended again")
@@ -165,7 +169,7 @@ def _serve_parser(commands: Any) -> None:
     command.add_argument("--port", type=int, default=8000, help="0 for any free one")
     command.add_argument("--slate-size", type=int, help="items a slate where a request does not say")
     command.add_argument("--beams", type=int, help="beam width inside an item where a request does not say")
-    command.add_argument("--mode", choices=("sequential", "plan_once", "first_plan"), help="how slots are planned")
+    command.add_argument("--mode", choices=MODES, help="how slots are planned")
     command.add_argument("--max-batch-size", type=int, default=32, help="requests decoded together")
     command.add_argument("--max-wait-ms", type=float, default=2.0, help="how long a request waits for others")
     command.add_argument("--max-queue", type=int, default=256, help="requests that may wait; more are refused")

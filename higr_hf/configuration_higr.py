@@ -17,6 +17,9 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_higr.HiGRForSlateGeneration",
 }
 
+SLATE_MODES = ("sequential", "plan_once", "verified", "first_plan")
+"""Ways to plan a slate, see `generate`."""
+
 CUSTOM_PIPELINES = {
     "slate-recommendation": {
         "impl": "pipeline_higr.SlateRecommendationPipeline",
@@ -98,7 +101,8 @@ class HiGRConfig(PreTrainedConfig):
         item_item_scales (`list[float]`, defaults to `[]`): What each table's scores are multiplied by.
         item_item_neighbours (`int`, defaults to 0): K, entries an item in every table.
         num_beams (`int`, defaults to 5): Beam width W inside an item.
-        slate_mode (`"sequential"`, `"plan_once"` or `"first_plan"`): Default decoding mode, see `generate`.
+        slate_mode (`"sequential"`, `"plan_once"`, `"verified"` or `"first_plan"`): Default decoding mode, see
+            `generate`.
         dropout (`float`, defaults to 0.1): After embeddings, attentions and feed-forward layers.
         attention_dropout (`float`, defaults to 0.0): On attention probabilities.
         rms_norm_eps (`float`, defaults to 1e-6), initializer_range (`float`, defaults to 0.02),
@@ -206,7 +210,7 @@ class HiGRConfig(PreTrainedConfig):
         for name, allowed in (
             ("pooling", ("sum", "mean", "max")),
             ("encoder_attention", ("causal", "bidirectional")),
-            ("slate_mode", ("sequential", "plan_once", "first_plan")),
+            ("slate_mode", SLATE_MODES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}.")

@@ -9,13 +9,13 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from .catalog_higr import Legality
+from .configuration_higr import SLATE_MODES
+from .item_beam_higr import ItemBeam
 from .layout_higr import SlateLayout
 from .search_higr import HiGRGenerateOutput, SlateContext, SlateSearch
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
-
-SLATE_MODES = ("sequential", "plan_once", "first_plan")
 
 # Arguments that trainers and pipelines send to any `generate`, and that have no meaning for a slate.
 _WITHOUT_MEANING = frozenset(
@@ -63,8 +63,12 @@ class SlateGenerationMixin(GenerationMixin):
             num_beams (`int`, *optional*): W, hypotheses kept inside an item.
             slate_mode (`str`, *optional*): `"sequential"` plans a slot after the item before it was decoded (as
                 published). `"plan_once"` plans all slots in one pass without feeding items back and decodes them
-                together; a slot whose best item an earlier slot took gets its next best. `"first_plan"` fills the
-                slate with the M best items of the first plan's beam.
+                together; a slot whose best item an earlier slot took gets its next best. `"verified"` takes that slate
+                as a draft, plans all slots a second time given the draft's items before each, and decodes them again:
+                up to and including the first slot whose item changes (all of it where none does) it gives the slate
+                of `"sequential"` with a beam of max(W, M); a slot behind a change is planned for the draft's items
+                and gets its best that no earlier slot took. `"first_plan"` fills the slate with the M best items of
+                the first plan's beam.
             exclude (`LongTensor [B, E]` padded with -1, or one sequence of item indices a prompt, *optional*):
                 Items that must not appear: seen ones, filtered ones.
             exclude_history (`bool`): Also exclude the items found in each prompt.
@@ -137,14 +141,16 @@ class SlateGenerationMixin(GenerationMixin):
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
         added = self._item_item_scores(layout, items, history, repeats)
-        search = SlateSearch(
-            self, legal, num_beams, temperature if do_sample else None, rerank_weight, generator,
-            context.item_vectors, added,
-        )  # fmt: skip
+        beam = ItemBeam(
+            self, num_beams, temperature if do_sample else None, rerank_weight, generator, context.item_vectors, added
+        )
+        search = SlateSearch(self, legal, beam)
         if slate_mode == "sequential":
             result = search.sequential(context, layout.wish, slate_size, use_cache)
         elif slate_mode == "plan_once":
             result = search.plan_once(context, layout.wish, slate_size)
+        elif slate_mode == "verified":
+            result = search.verified(context, layout.wish, slate_size)
         else:
             result = search.first_plan(context, layout.wish, slate_size)
         result.sequences = self._slate_sequences(input_ids, result.slates)

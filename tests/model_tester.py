@@ -104,3 +104,11 @@ class HiGRModelTester:
             where = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
             ids[number, where] = torch.tensor(row)
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+    def code_scores(self, model: HiGRForSlateGeneration, prompt: Sequence[int], before: Sequence[int]) -> torch.Tensor:
+        """Teacher-forced log-probabilities `[N, L]` of every catalogue item's codes as a slate's next item."""
+        row = [*prompt, *self.item_tokens(model.config, before)]
+        rows = torch.tensor([[*row, *self.item_tokens(model.config, [item])] for item in range(self.num_items)])
+        with torch.no_grad():
+            logits = model(rows).logits[:, :-1].log_softmax(-1)
+        return logits.gather(-1, rows[:, 1:, None]).squeeze(-1)[:, len(row) - 1 :]

@@ -26,6 +26,7 @@ from higr_hf import (
     HiGRTokenizer,
     SlateRecommendationPipeline,
 )
+from higr_hf.configuration_higr import SLATE_MODES
 from tests.model_tester import HiGRModelTester
 
 PACKAGE = Path(higr_hf.__file__).parent
@@ -201,7 +202,7 @@ def checkpoints(draw):
         "item_embedding": draw(st.booleans()),
         "dense_head": draw(st.booleans()),
         "catalog_prior": draw(st.booleans()),
-        "slate_mode": draw(st.sampled_from(["sequential", "plan_once", "first_plan"])),
+        "slate_mode": draw(st.sampled_from(SLATE_MODES)),
         "slate_size": 2,
         "num_beams": draw(st.integers(1, 4)),
     }

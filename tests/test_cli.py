@@ -15,6 +15,7 @@ import pytest
 
 from higr_hf import HiGRTokenizer, SlateRecommendationPipeline, cli, load_checkpoint, save_checkpoint
 from higr_hf.batch_scoring import LineError, recommend_lines
+from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.inspection import describe, describe_item, describe_prefix, parse_prefix
 from higr_hf.living import remove_items
 from tests.model_tester import HiGRModelTester
@@ -36,6 +37,10 @@ def model_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pipe(model_dir) -> SlateRecommendationPipeline:
     return SlateRecommendationPipeline(*load_checkpoint(model_dir), device="cpu")
+
+
+def test_the_modes_are_the_models():
+    assert cli.MODES == SLATE_MODES
 
 
 def higr(*arguments, stdin: str = "") -> subprocess.CompletedProcess:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higr_hf.generation_higr import SLATE_MODES
+from higr_hf.configuration_higr import SLATE_MODES
 from tests.model_tester import ITEM_ITEM, HiGRModelTester
 
 HISTORIES = ([3, 4, 5], [11], [])
@@ -17,16 +17,10 @@ def prompts(tester, config, histories=HISTORIES, side="left"):
 
 def item_scores(tester, model, history, slate, wish=None):
     """Teacher-forced log-probability of every catalogue item as the next of a slate; the exhaustive oracle."""
-    config = model.config
-    prompt = tester.prompt(config, history)
+    prompt = tester.prompt(model.config, history)
     if wish is not None:
-        prompt.append(config.feature_offset + wish)
-    before = [*prompt, *tester.item_tokens(config, slate)]
-    rows = torch.tensor([[*before, *tester.item_tokens(config, [item])] for item in range(tester.num_items)])
-    with torch.no_grad():
-        logits = model(rows).logits[:, :-1].log_softmax(-1)
-    picked = logits.gather(-1, rows[:, 1:, None]).squeeze(-1)
-    return picked[:, len(before) - 1 :].sum(-1)
+        prompt.append(model.config.feature_offset + wish)
+    return tester.code_scores(model, prompt, slate).sum(-1)
 
 
 @pytest.mark.parametrize("wish", [None, 2])

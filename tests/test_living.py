@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from higr_hf import HiGRConfig, HiGRForSlateGeneration, HiGRTokenizer, load_checkpoint, save_checkpoint
 from higr_hf.checkpoint import CheckpointError
+from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.living import add_items, remove_items, restore_items, update_catalog
 from higr_hf.semantic_ids import fit_semantic_ids
 
 RNG = np.random.default_rng(5)
 EMBEDDINGS = RNG.normal(size=(30, 6)).astype("float32")
 NEW = RNG.normal(size=(9, 6)).astype("float32")
-MODES = ("sequential", "plan_once", "first_plan")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_semantic_id_is_the_quantisers_own_where_it_is_free(parts):
         taken.add(tuple(tokenizer.codes[index].tolist()))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SLATE_MODES)
 def test_new_items_can_be_recommended_and_read(parts, mode):
     model, tokenizer, quantizer = parts
     indices = add_items(model, tokenizer, quantizer, [f"n{row}" for row in range(9)], NEW)
@@ -100,7 +100,7 @@ def test_new_items_can_be_recommended_and_read(parts, mode):
     assert sorted(everything[0]) == sorted(tokenizer.item_ids)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SLATE_MODES)
 @pytest.mark.parametrize("sampled", [False, True])
 def test_removed_items_never_come_out(parts, mode, sampled):
     model, tokenizer, _ = parts

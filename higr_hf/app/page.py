@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..generation_higr import SLATE_MODES
+from ..configuration_higr import SLATE_MODES
 from .catalogue import CatalogueView
 from .render import slates_html
 from .slates import Slate, SlateModel, SlateRequest

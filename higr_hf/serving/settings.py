@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..generation_higr import SLATE_MODES
+from ..configuration_higr import SLATE_MODES
 
 
 @dataclass(frozen=True)

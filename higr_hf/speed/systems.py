@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..architectures import architecture
 from ..catalog_higr import Legality, SIDTrie
+from ..configuration_higr import SLATE_MODES
 from ..deployment import quantize_int8
 from ..deployment.memory_layout import input_major
 from .flat_llama import build_llama, generate_slates
@@ -71,7 +72,7 @@ def all_systems(num_beams: int) -> list[System]:
     """Every system, the flat beam with its cache first: it is what the others are held against."""
     higr = [
         System("higr", mode.replace("_", "-"), {"slate_mode": mode, "num_beams": num_beams}, "higr", mode)
-        for mode in ("sequential", "plan_once", "first_plan")
+        for mode in SLATE_MODES
     ]
     anew = {"slate_mode": "sequential", "num_beams": num_beams, "use_cache": False}
     flat = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..configuration_higr import HiGRConfig
+from ..configuration_higr import SLATE_MODES, HiGRConfig
 
-MODES = ("sequential", "plan_once", "first_plan", "flat")
+MODES = (*SLATE_MODES, "flat")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,13 @@ def decoding_work(
     total = count.encoder() + count.context_keys(readers)
     if mode == "flat":
         return total + _flat(count, slate_size, num_beams, use_cache)
-    if mode == "plan_once":
+    if mode in ("plan_once", "verified"):
         total += count.planner(new=slate_size, past=0)
-        return total + _items(count, slate_size, max(num_beams, slate_size), True)
+        total += _items(count, slate_size, max(num_beams, slate_size), True)
+        if mode == "verified":  # the same once more, with the draft's own items beside the hypotheses
+            total += count.planner(new=slate_size, past=0)
+            total += _items(count, slate_size, max(num_beams, slate_size), True, beside=slate_size - 1)
+        return total
     if mode == "first_plan":
         return total + count.planner(new=1, past=0) + _items(count, 1, max(num_beams, slate_size), True)
     for slot in range(slate_size):
@@ -78,15 +82,15 @@ def decoding_work(
     return total
 
 
-def _items(count: _Counter, slots: int, num_beams: int, use_cache: bool) -> Work:
-    """Generator passes and heads that spell the items of some slots at once."""
+def _items(count: _Counter, slots: int, num_beams: int, use_cache: bool, beside: int = 0) -> Work:
+    """Generator passes and heads that spell the items of some slots at once, `beside` hypotheses riding along."""
     total, beams = Work(0, 0), 1
     for depth, size in enumerate(count.config.codebook_sizes):
         rows = slots * beams
         new, past = (1, depth) if use_cache else (depth + 1, 0)
         total += count.block(count.config.generator_layers, rows, new, past, count.config.generator_context)
         total += count.head(rows, depth)
-        beams = min(num_beams, beams * size)
+        beams = min(num_beams, beams * size) + min(beside, beams * size)
     return total
 
 

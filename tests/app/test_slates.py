@@ -8,6 +8,7 @@ from higr_hf import HiGRTokenizer, save_checkpoint
 from higr_hf.app import SlateModel, SlateRequest
 from higr_hf.app.page import build_page
 from higr_hf.app.render import slates_html
+from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.item_categories import CATEGORIES_FILE
 from tests.app.conftest import CATEGORIES, TITLES, make_checkpoint
 
@@ -36,7 +37,7 @@ def test_filters_reach_the_decoder(model):
     assert set(ids(odd)) == {f"i{item}" for item in range(5, 24, 2)}
     again = model.recommend(SlateRequest(history=["i2"], categories=["Few"], slate_size=3, keep_history=True))
     assert sorted(ids(again)) == ["i0", "i1", "i2"]
-    for mode in ("sequential", "plan_once", "first_plan"):
+    for mode in SLATE_MODES:
         assert len(ids(model.recommend(SlateRequest(slate_mode=mode, num_beams=2, slate_size=2)))) == 2
 
 

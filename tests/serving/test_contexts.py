@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration
+from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.serving.contexts import HistoryEncoder, HistoryTokens
 from tests.model_tester import ITEM_ITEM, HiGRModelTester
 
@@ -68,7 +69,7 @@ def test_a_continued_context_is_the_plain_one(name, histories):
             torch.testing.assert_close(one[row, :length], two[row, :length], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "plan_once", "first_plan"])
+@pytest.mark.parametrize("mode", SLATE_MODES)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_slates_from_a_context_are_the_plain_slates(name, mode):
     model = MODELS[name]

@@ -82,7 +82,7 @@ def test_many_threads_get_their_own_slates(small):
     requests = [
         {"history": [f"i{item % 24}" for item in range(number, number + number % 11)],
          "slate_size": 1 + number % 3, "num_beams": 1 + 4 * (number % 2), "exclude": [f"i{number % 24}"],
-         "slate_mode": ["sequential", "plan_once", "first_plan"][number % 3]}
+         "slate_mode": ["sequential", "verified", "first_plan"][number % 3]}
         for number in range(24)
     ]  # fmt: skip
     requests[5] |= {"exclude": [], "allowed": ["i1", "i2", "i3", "i12"], "wish": 1}

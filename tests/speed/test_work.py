@@ -34,15 +34,18 @@ def measured(model, **options) -> int:
 def _element_products(config: HiGRConfig, mode: str, num_beams: int) -> int:
     """The item beam's self-attention, which is no matrix product and which torch does not count."""
     width = num_beams if mode == "sequential" else max(num_beams, SIZES["slate_size"])
-    beams = [1, min(width, 4), min(width, 12)]
     slots = 1 if mode == "first_plan" else SIZES["slate_size"]
     rows = SIZES["batch"] * slots * config.generator_layers
+    beams = [1, min(width, 4), min(width, 12)]
+    if mode == "verified":  # a search like plan-once's, and one with two more hypotheses
+        beams = [kept + more for kept, more in zip(beams, [1, beams[1] + 2, min(width, 4 * 3) + 2], strict=True)]
     return sum(4 * rows * kept * (depth + 1) * config.hidden_size for depth, kept in enumerate(beams))
 
 
 @pytest.mark.parametrize("beams", [1, 6])
 @pytest.mark.parametrize(
-    ("mode", "use_cache"), [("sequential", True), ("sequential", False), ("plan_once", True), ("first_plan", True)]
+    ("mode", "use_cache"),
+    [("sequential", True), ("sequential", False), ("plan_once", True), ("verified", True), ("first_plan", True)],
 )
 @pytest.mark.parametrize("context", [True, False])
 def test_hierarchical_decoding(mode, beams, use_cache, context):
