@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,18 @@ def parse(argv: Sequence[str]) -> tuple[AlignArguments, PairArguments, JudgeArgu
 
 
 def align(
-    options: AlignArguments, pairing: PairArguments, judging: JudgeArguments, data: DataArguments, arguments: Any
+    options: AlignArguments,
+    pairing: PairArguments,
+    judging: JudgeArguments,
+    data: DataArguments,
+    arguments: Any,
+    start: Mapping[str, float] | None = None,
 ) -> dict[str, Any] | None:
     """Align as the options say; writes `model/`, `preferences/` and `alignment.json` into the output directory.
+
+    Args:
+        options, pairing, judging, data, arguments: as [`parse`] returns them.
+        start: the starting model's metrics on the validation split, where they are known; else it is judged first.
 
     Returns:
         What `alignment.json` holds; `None` on all processes but the main one.
@@ -219,7 +228,8 @@ def align(
         peft_config=lora_config(options.lora_rank, targets=parsed(options.lora_targets)) if options.lora else None,
     )
     main_process = work.trainer.is_world_process_zero()
-    start = work.evaluate("validation").metrics if main_process and checkpoint is None else None
+    if start is None and main_process and checkpoint is None:
+        start = work.evaluate("validation").metrics
     work.train(checkpoint)
     if not main_process:
         return None

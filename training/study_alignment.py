@@ -81,6 +81,7 @@ class StudyPlan:
         settings: options common to all variants.
         by_dataset: dataset -> further ones.
         trials: changes of the options, the same for every variant.
+        judged_by: dataset -> the metric by which the best checkpoint and trial are chosen, `ndcg` where it has none.
         tuned_on: seed of the trials.
     """
 
@@ -91,6 +92,7 @@ class StudyPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ({},)
+    judged_by: Mapping[str, str] = field(default_factory=dict)
     tuned_on: int = 0
 
     def options(self, variant: str, dataset: str, trial: int) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def load_study(path: str | Path, local_paths: Mapping[str, str]) -> tuple[StudyP
     system = plan.systems.get(study.system)
     if system is None or system.kind != SLATES:
         raise ValueError(f"{path}: {study.system!r} is no system of {study.benchmark} that training.train trains.")
-    unknown = sorted({*study.datasets, *study.by_dataset} - set(plan.datasets))
+    unknown = sorted({*study.datasets, *study.by_dataset, *study.judged_by} - set(plan.datasets))
     if unknown:
         raise ValueError(f"{path}: {study.benchmark} has no dataset {unknown[0]!r}.")
     without = [name for name, options in study.variants.items() if "method" not in options]
@@ -155,6 +157,11 @@ class Study:
         return path
 
     @property
+    def metric(self) -> str:
+        """By which checkpoints and trials are chosen, such as `ndcg@5`."""
+        return f"{self.plan.judged_by.get(self.dataset, 'ndcg')}@{self.bench.protocol.list_size}"
+
+    @property
     def judging(self) -> dict[str, Any]:
         """How slates are decoded and judged: as the benchmark does."""
         settings = self.system.settings_of(self.dataset, 0)
@@ -167,7 +174,7 @@ class Study:
         """The trial with the best slates on validation, all of them with the plan's one seed."""
         if variant == NONE or len(self.plan.trials) == 1:
             return 0
-        metric, trials = f"ndcg@{self.bench.protocol.list_size}", range(len(self.plan.trials))
+        metric, trials = self.metric, range(len(self.plan.trials))
         scores = [self.fit(variant, trial, self.plan.tuned_on)[1].validation[metric] for trial in trials]
         best = max(trials, key=scores.__getitem__)
         listed = ", ".join(f"{score:.4f}" for score in scores)
@@ -177,7 +184,12 @@ class Study:
     def fit(self, variant: str, trial: int, seed: int) -> tuple[Unit, Outcome]:
         """A unit and its outcome; aligned now where it was not before."""
         start = self.start(seed)
-        options = {} if variant == NONE else self.plan.options(variant, self.dataset, trial)
+        options = {}
+        if variant != NONE:
+            options = {
+                **self.plan.options(variant, self.dataset, trial),
+                "metric_for_best_model": f"eval_{self.metric}",
+            }
         facts = {"start": file_digest(start / "model.safetensors"), **self.bench.protocol_facts}
         unit = Unit(self.root, self.dataset, variant, {**facts, **self.judging, **options}, seed)
         if unit.outcome is not None:
@@ -187,7 +199,7 @@ class Study:
             path = unit.work / "model"
             files = {"model": str(start), "output_dir": str(unit.work), "resume_from_checkpoint": True}
             words = self.bench.command(**self.judging, **options, **files, seed=seed, pair_seed=seed)
-            record = align.align(*align.parse(words))
+            record = align.align(*align.parse(words), start=self.fit(NONE, 0, seed)[1].validation)
             metrics = record["metrics"]
         seconds = time.perf_counter() - began
         system = load_system(self.bench, self.system, self.judging, path)
@@ -252,7 +264,7 @@ def gain_rows(study: Study, results: Mapping[str, Sequence[EvaluationResult]]) -
     for variant in (name for name in results if name != NONE):
         names = [name.format(size) for name in _COMPARED]
         metrics = paired_metrics(results[variant], results[NONE], names)
-        for kind in ("ndcg", "recall"):
+        for kind in ("ndcg", "recall", "view_ndcg", "view_recall"):
             ours, start = (_total(results[name], f"{kind}@{size}") for name in (variant, NONE))
             if start:
                 metrics[f"{kind}_percent@{size}"] = 100 * (ours / start - 1)

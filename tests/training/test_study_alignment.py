@@ -78,7 +78,7 @@ def run(folder: Path, *options: str) -> dict[str, dict[str, list[EvaluationResul
 
 def test_variants_begin_alike_are_judged_once_and_taken_up_again(tmp_path, monkeypatch):
     write_log(tmp_path, num_users=48, noise=0.3)
-    write_plans(tmp_path)
+    write_plans(tmp_path, judged_by={"own": "view_ndcg"})
     found = run(tmp_path, "--variants", "orpo-sum")["own"]
     assert list(found) == ["none", "orpo-sum"]
     rows = read_rows(tmp_path / "results" / "alignment.jsonl")
@@ -91,7 +91,7 @@ def test_variants_begin_alike_are_judged_once_and_taken_up_again(tmp_path, monke
     expected = paired_bootstrap(*(found[name][0].per_user["ndcg@5"] for name in ("orpo-sum", "none")))
     assert (gain["ndcg_gain@5"], gain["ndcg_p@5"]) == (expected.difference, expected.p_value)
     assert gain["ndcg_percent@5"] == pytest.approx(100 * (aligned["ndcg@5"] / none["ndcg@5"] - 1))
-    assert gain["num_seeds"] == 1
+    assert gain["num_seeds"] == 1 and {"recall_percent@5", "view_ndcg_percent@5"} <= gain.keys()
 
     # Both trials are there, each whole, and nothing else is.
     units = sorted((tmp_path / "aligned" / "own" / "orpo-sum").iterdir())
@@ -100,7 +100,11 @@ def test_variants_begin_alike_are_judged_once_and_taken_up_again(tmp_path, monke
         assert (unit / "model").is_dir()
         pairs = json.loads((unit / "alignment.json").read_text())["preferences"]["pairs"]
         assert pairs.keys() == {"ranking", "on_policy"} and pairs["on_policy"] >= pairs["ranking"] > 0
-    assert sum((unit / "test").is_dir() for unit in units) == 1, "the test split is read by the best trial alone"
+    outcomes = [json.loads((unit / "unit.json").read_text()) for unit in units]
+    assert {outcome["settings"]["metric_for_best_model"] for outcome in outcomes} == {"eval_view_ndcg@5"}
+    scores = [outcome["validation"]["view_ndcg@5"] for outcome in outcomes]
+    tested = [score for unit, score in zip(units, scores, strict=True) if (unit / "test").is_dir()]
+    assert tested == [max(scores)], "the test split is read by the best trial alone"
 
     # Again, now from a directory that holds the same model: nothing is aligned, nothing is written.
     (trained,) = (tmp_path / "starts" / "own" / "higr").glob("*/model")
@@ -136,6 +140,7 @@ def test_committed_rows_share_their_starting_models():
     [
         ({"datasets": ["other"]}, "no dataset 'other'"),
         ({"by_dataset": {"other": {}}}, "no dataset 'other'"),
+        ({"judged_by": {"other": "recall"}}, "no dataset 'other'"),
         ({"system": "ease"}, "'ease' is no system"),
         ({"system": "sasrec"}, "'sasrec' is no system"),
         ({"variants": {"dpo": {"beta": 0.1}}}, "'dpo' has no method"),
