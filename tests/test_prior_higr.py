@@ -65,6 +65,24 @@ def test_a_search_and_a_path_read_the_same_logits(setting):
         torch.testing.assert_close(logits, path[:, level, : logits.shape[-1]])
 
 
+@pytest.mark.parametrize("with_added", [False, True])
+def test_scoring_plan_vectors_in_blocks_changes_nothing(setting, monkeypatch, with_added):
+    tester, model, _ = setting
+    trie, vectors = model.model.trie(), model.model.ranked_item_vectors().detach().requires_grad_()
+    generator = torch.Generator().manual_seed(3)
+    plans = torch.randn(50, 16, generator=generator, requires_grad=True)
+    added = torch.randn(50, tester.num_items, generator=generator) if with_added else None
+    nodes = trie.prefixes(tester.codes[torch.arange(50) % tester.num_items])
+    weights = torch.randn(50, 3, model.config.largest_group, generator=generator)
+    results = []
+    for cached in (2**18, 16 * tester.num_items):  # one block, and four
+        monkeypatch.setattr("higr_hf.prior_higr.CACHED_SCORES", cached)
+        logits = path_logits(trie, model.config, plans, vectors, nodes, added)
+        results.append((logits, *torch.autograd.grad((logits * weights).sum(), (plans, vectors))))
+    for whole, blocks in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, whole, atol=1e-5, rtol=1e-4)
+
+
 def test_below_an_unknown_prefix_nothing_is_added(setting):
     _, model, plans = setting
     trie, vectors = model.model.trie(), model.model.ranked_item_vectors()
