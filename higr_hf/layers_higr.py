@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_higr import HiGRConfig
+from .norm_higr import HiGRRMSNorm
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -59,8 +60,21 @@ class HiGRDropout(nn.Dropout):
             return super().forward(x)
         dropped = max(1, round(self.p * 256))
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        # Compared as numbers of x's kind, bytes being exact in all of them: a mask of booleans is slow to convert.
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape).to(x.dtype).ge_(dropped)
+        return x * kept.mul_(256 / (256 - dropped))
+
+
+def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What attention adds to its scores: 0 where a boolean mask is `True`, -inf elsewhere.
+
+    `sdpa` takes both kinds and makes this one of a boolean mask anew in every layer, forwards and backwards.
+
+    Args:
+        visible (`BoolTensor`): any shape; no row may be all `False`.
+        dtype (`torch.dtype`): that of the queries.
+    """
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
 def eager_attention_forward(
@@ -73,18 +87,20 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; takes boolean masks (`True` = visible) as `sdpa` does.
+    """Attention written out; takes boolean (`True` = visible) and additive masks as `sdpa` does.
 
     Args:
         query (`[B, heads, Q, head_dim]`), key, value (`[B, heads, T, head_dim]`): inputs.
-        attention_mask (`BoolTensor`, broadcastable to `[B, heads, Q, T]`, *optional*): what each query sees.
+        attention_mask (broadcastable to `[B, heads, Q, T]`, *optional*): what each query sees.
 
     Returns:
         `[B, Q, heads, head_dim]` and the probabilities `[B, heads, Q, T]`.
     """
     weights = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
         weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    elif attention_mask is not None:
+        weights = weights + attention_mask
     weights = weights.float().softmax(dim=-1).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
@@ -128,7 +144,8 @@ class HiGRAttention(nn.Module):
         Args:
             hidden_states (`[B, Q, d]`): the queries' vectors.
             key_value: what `key_value` returned for the source, `[B, heads, T, head_dim]` each.
-            attention_mask (`BoolTensor`, broadcastable to `[B, heads, Q, T]`, *optional*): `True` where visible.
+            attention_mask (broadcastable to `[B, heads, Q, T]`, *optional*): boolean, `True` where visible, or what
+                [`additive_mask`] makes of it.
             rotary: the queries' tables.
 
         Returns:
@@ -192,9 +209,9 @@ class HiGRFeedForward(nn.Module):
         return self.down_proj(self.act(self.up_proj(x)))
 
 
-def make_norm(config: HiGRConfig) -> nn.RMSNorm:
-    """The normalisation used everywhere (RMSNorm, arXiv 1910.07467)."""
-    return nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+def make_norm(config: HiGRConfig) -> HiGRRMSNorm:
+    """The normalisation used everywhere."""
+    return HiGRRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
 class HiGREncoderLayer(GradientCheckpointingLayer):

@@ -20,7 +20,7 @@ from .catalog_higr import SIDTrie
 from .configuration_higr import HiGRConfig
 from .generation_higr import SlateGenerationMixin
 from .item_item_higr import ItemItemScores
-from .layers_higr import HiGRDropout, KeyValue, rotary_table
+from .layers_higr import HiGRDropout, KeyValue, additive_mask, rotary_table
 from .layout_higr import SlateLayout, SlateQueries
 from .prior_higr import path_logits
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, SemanticIDHead, SlatePlanner
@@ -41,6 +41,8 @@ class HiGRModelOutput(ModelOutput):
             group of the vocabulary comes next (see [`SemanticIDHead`]). Given when no `slate_queries` were passed.
         generator_states (`FloatTensor [B, Q, L, d]`, *optional*):
             State from which code l of the query's target item is predicted. Given with `slate_queries`.
+        prior_logits (tuple of L `FloatTensor [B, Q, size of the group]`, *optional*):
+            What the catalogue prior adds to the logits of each level. Given with `slate_queries`.
         plans (`FloatTensor [B, Q, d]`): One plan vector a query.
         unit_codes (`LongTensor [B, U, L]`): Codes of every unit of the input, -1 where there is none.
         unit_items (`LongTensor [B, U]`, *optional*): Catalogue index of every unit, -1 where it is no known item.
@@ -48,6 +50,7 @@ class HiGRModelOutput(ModelOutput):
 
     last_hidden_state: torch.FloatTensor | None = None
     generator_states: torch.FloatTensor | None = None
+    prior_logits: tuple[torch.FloatTensor, ...] | None = None
     plans: torch.FloatTensor | None = None
     unit_codes: torch.LongTensor | None = None
     unit_items: torch.LongTensor | None = None
@@ -267,7 +270,7 @@ class HiGRModel(HiGRPreTrainedModel):
             codes (`LongTensor [B, Q, L]`): codes of each query's target (anything where there is none).
             slot (`LongTensor [B, Q]`): slot of each query.
             context (`[B, U, d]`): the encoded history.
-            mask (`BoolTensor [B, 1, Q, U]`): the history each query may see.
+            mask (`[B, 1, Q, U]`): the history each query may see, boolean or additive.
 
         Returns:
             `[B, Q, L, d]`: states from which code l is predicted.
@@ -294,13 +297,16 @@ class HiGRModel(HiGRPreTrainedModel):
 
     def prior_logits(
         self, plans: torch.Tensor, codes: torch.Tensor, added: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """What the catalogue prior adds to the logits on the way to each query's target, `[B, Q, L, G]`.
+    ) -> tuple[torch.Tensor, ...]:
+        """What the catalogue prior adds to the logits on the way to each query's target.
 
         Args:
             plans (`[B, Q, d]`): plan vectors.
             codes (`LongTensor [B, Q, L]`): codes of the targets, -1 where there is none.
             added (`FloatTensor [B, Q, N]`, *optional*): item-item scores.
+
+        Returns:
+            A level a tensor `[B, Q, size of the group]`.
 
         Raises:
             ValueError: when the model has no catalogue.
@@ -308,7 +314,7 @@ class HiGRModel(HiGRPreTrainedModel):
         nodes = self.trie().prefixes(codes).flatten(0, 1)
         added = None if added is None else added.flatten(0, 1)
         logits = path_logits(self.trie(), self.config, plans.flatten(0, 1), self.ranked_item_vectors(), nodes, added)
-        return logits.unflatten(0, plans.shape[:2]).to(plans.dtype)
+        return tuple(level.unflatten(0, plans.shape[:2]).to(plans.dtype) for level in logits)
 
     def forward(
         self,
@@ -338,7 +344,7 @@ class HiGRModel(HiGRPreTrainedModel):
         context, context_rotary = self.encode(units, layout.num_history)
 
         queries = SlateQueries.flat(layout) if slate_queries is None else SlateQueries.unpack(slate_queries)
-        context_mask, self_mask = queries.masks(layout.size)
+        context_mask, self_mask = (additive_mask(mask, context.dtype) for mask in queries.masks(layout.size))
         rotary = self.rotary(queries.context + queries.slot)
         # A search feeds back items it has chosen, of which no feedback or time is known: so does training.
         has_features = self.config.num_feedback_levels + self.config.num_time_buckets > 0
@@ -354,11 +360,17 @@ class HiGRModel(HiGRPreTrainedModel):
         index = queries.target.clamp(min=0)[..., None].expand(-1, -1, self.config.num_levels)
         codes = layout.codes.gather(1, index)
         states = self.spell(plans, codes, queries.slot, context, context_mask)
+        prior = None
         if self.config.catalog_prior:
             added = None if self.item_item is None else self.item_item.of_queries(items, queries.context)
-            states = torch.cat([states, self.prior_logits(plans, codes, added)], dim=-1)
+            prior = self.prior_logits(plans, codes, added)
         if slate_queries is not None:
-            return HiGRModelOutput(generator_states=states, plans=plans, unit_codes=layout.codes, unit_items=items)
+            return HiGRModelOutput(
+                generator_states=states, prior_logits=prior, plans=plans, unit_codes=layout.codes, unit_items=items
+            )
+        if prior is not None:
+            groups = [nn.functional.pad(logits, (0, self.config.largest_group - logits.shape[-1])) for logits in prior]
+            states = torch.cat([states, torch.stack(groups, dim=2)], dim=-1)
         hidden = self._to_flat(states, layout)
         return HiGRModelOutput(last_hidden_state=hidden, plans=plans, unit_codes=layout.codes, unit_items=items)
 
@@ -497,7 +509,10 @@ class HiGRForSlateGeneration(HiGRPreTrainedModel, SlateGenerationMixin):
         codes = codes.masked_fill(~asked[..., None], -100)
         total = 0.0
         for level in range(self.config.num_levels):
-            logits = self.lm_head.group_logits(outputs.generator_states[:, :, level], level).float()
+            logits = self.lm_head.group_logits(outputs.generator_states[:, :, level], level)
+            if outputs.prior_logits is not None:
+                logits = logits + outputs.prior_logits[level]
+            logits = logits.float()
             labels = codes[:, :, level]
             if level == 0:  # the group of level 0 also holds the special tokens
                 labels = torch.where(labels >= 0, labels + self.config.level_offsets[0], labels)

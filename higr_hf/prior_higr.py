@@ -70,7 +70,8 @@ class CatalogPrior:
         children, exists = _children(self.trie, level, parents)
         row = torch.arange(len(parents), device=parents.device).view(-1, *[1] * parents.dim())
         log_mass = self._masses[level][children, row].clamp(min=SMALLEST_MASS).log()
-        return _group_logits(self.trie, self.config, level, log_mass, children, exists)
+        columns = _columns(self.trie, self.config, level, children, exists)
+        return _group_logits(self.config, level, log_mass, exists, columns)
 
 
 def path_logits(
@@ -80,7 +81,7 @@ def path_logits(
     vectors: torch.Tensor,
     nodes: torch.Tensor,
     added: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, ...]:
     """What the prior adds to the logits along given semantic IDs; differentiable.
 
     Args:
@@ -92,45 +93,43 @@ def path_logits(
         added (`FloatTensor [R, N]`, *optional*): see [`CatalogPrior`]; a constant to the gradients.
 
     Returns:
-        `FloatTensor [R, L, G]`, G the size of the largest group of tokens. At level l the codes that go on from the
-        first l codes hold the log of their share of the mass below that prefix; codes that lead to no item
-        `MISSING_CODE`; everything below an unknown prefix, and past the end of a smaller group, 0. Special and feature
-        tokens, which share the group of level 0, stand where one of its codes would at even odds.
+        A level a `FloatTensor [R, size of the group]`. At level l the codes that go on from the first l codes hold the
+        log of their share of the mass below that prefix; codes that lead to no item `MISSING_CODE`; everything below
+        an unknown prefix 0. Special and feature tokens, which share the group of level 0, stand where one of its codes
+        would at even odds.
     """
-    wanted = [_children(trie, level, nodes[:, max(level - 1, 0)]) for level in range(config.num_levels)]
-    found = _NodeLogMass.apply(plans, vectors, trie, added, *(children for children, _ in wanted))
-    groups = [_group_logits(trie, config, level, log_mass, *wanted[level]) for level, log_mass in enumerate(found)]
-    size = config.largest_group
-    return torch.stack([nn.functional.pad(logits, (0, size - logits.shape[-1])) for logits in groups], dim=1)
+    return _PathLogits.apply(plans, vectors, trie, config, added, nodes)
 
 
 def _children(trie: SIDTrie, level: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Children of nodes `[...]`, of the root at level 0, and which of them exist; none below an unknown prefix."""
-    if level == 0:
-        return trie.children(0, torch.zeros_like(parents))
+    if level == 0:  # every node of depth 0, for all alike
+        nodes = torch.arange(len(trie.node_code[0]), device=parents.device).expand(*parents.shape, -1)
+        return nodes, torch.ones_like(nodes[..., :1], dtype=torch.bool).expand_as(nodes)
     children, exists = trie.children(level, parents.clamp(min=0))
     return children, exists & (parents >= 0)[..., None]
 
 
-def _group_logits(
-    trie: SIDTrie,
-    config: HiGRConfig,
-    level: int,
-    log_mass: torch.Tensor,
-    children: torch.Tensor,
-    exists: torch.Tensor,
+def _columns(
+    trie: SIDTrie, config: HiGRConfig, level: int, children: torch.Tensor, exists: torch.Tensor
 ) -> torch.Tensor:
-    """From log-masses of children `[..., C]` to logits by token of the group."""
-    size = config.codebook_sizes[level]
+    """Place of each child's code in the group of tokens; one past the group's end where there is no child."""
+    if level == 0:
+        return (trie.node_code[0] + config.level_offsets[0]).expand_as(children)
+    return torch.where(exists, trie.node_code[level][children], config.codebook_sizes[level])
+
+
+def _group_logits(
+    config: HiGRConfig, level: int, log_mass: torch.Tensor, exists: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """From log-masses of children `[..., C]` to logits by token of the group; not differentiable."""
+    size, others = config.codebook_sizes[level], config.level_offsets[0] if level == 0 else 0
     shares = log_mass.masked_fill(~exists, MISSING_CODE).log_softmax(-1)
     # Children that do not exist write into a spare column.
-    column = torch.where(exists, trie.node_code[level][children], size)
-    logits = shares.new_full((*shares.shape[:-1], size + 1), MISSING_CODE).scatter(-1, column, shares)[..., :size]
-    logits = torch.where(exists.any(-1, keepdim=True), logits, 0.0)
-    if level == 0:
-        others = logits.new_full((*logits.shape[:-1], config.level_offsets[0]), -math.log(size))
-        logits = torch.cat([others, logits], dim=-1)
-    return logits
+    logits = shares.new_full((*shares.shape[:-1], others + size + 1), MISSING_CODE)
+    logits[..., :others] = -math.log(size)
+    logits = logits.scatter_(-1, columns, shares)[..., :-1]
+    return logits.masked_fill_(~exists.any(-1, keepdim=True), 0.0)
 
 
 def _node_masses(
@@ -159,56 +158,70 @@ def _scores(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie, added: to
     return scores
 
 
-class _NodeLogMass(torch.autograd.Function):
-    """Log-masses of chosen nodes, a block of plan vectors at a time.
+class _PathLogits(torch.autograd.Function):
+    """See [`path_logits`]. The plan vectors are scored a block at a time.
 
     By hand, because autograd would keep a dozen tensors of N × R. A block's scores stay in the processor's cache for
     all that is done to them, and the backward pass computes them again: no tensor of N × R exists for many R.
     """
 
     @staticmethod
-    def forward(ctx, plans, vectors, trie, added, *wanted):
+    def forward(ctx, plans, vectors, trie, config, added, nodes):
+        levels = range(config.num_levels)
+        wanted = [_children(trie, level, nodes[:, max(level - 1, 0)]) for level in levels]
         wide, columns = vectors.float(), plans.float()
         rank = torch.arange(trie.num_items, device=plans.device)
         best = columns.new_empty(len(plans))
-        picked = [columns.new_empty(nodes.shape) for nodes in wanted]
+        picked = [columns.new_empty(children.shape) for children, _ in wanted]
         for rows in _blocks(len(plans), trie.num_items, plans.device):
             mass = _scores(columns[rows], wide, trie, None if added is None else added[rows])
             best[rows] = mass.amax(0)
             mass = mass.sub_(best[rows]).exp_()
-            for level in range(len(wanted) - 1, -1, -1):
-                if level < len(wanted) - 1:
-                    # Children stand side by side; summing runs of rows is what an embedding bag does fastest.
-                    first = trie.child_start[level + 1][:-1]
-                    mass = nn.functional.embedding_bag(rank[: len(mass)], mass, first, mode="sum")
-                picked[level][rows] = mass.gather(0, wanted[level][rows].T).T
-        for masses in picked:
-            masses.clamp_(min=SMALLEST_MASS)
+            for level in reversed(levels[1:]):
+                picked[level][rows] = mass.gather(0, wanted[level][0][rows].T).T
+                # Children stand side by side; summing runs of rows is what an embedding bag does fastest.
+                first = trie.child_start[level][:-1]
+                mass = nn.functional.embedding_bag(rank[: len(mass)], mass, first, mode="sum")
+            picked[0][rows] = mass.T
+        tokens = [_columns(trie, config, level, *wanted[level]) for level in levels]
         ctx.trie = trie
-        ctx.save_for_backward(plans, vectors, added, best, *picked, *wanted)
-        return tuple(masses.log() for masses in picked)
+        children = [nodes for nodes, _ in wanted]
+        ctx.save_for_backward(
+            plans, vectors, added, best, *[mass.clamp_(min=SMALLEST_MASS) for mass in picked], *children, *tokens
+        )
+        return tuple(
+            _group_logits(config, level, picked[level].log(), wanted[level][1], tokens[level]) for level in levels
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
         plans, vectors, added, best, *rest = ctx.saved_tensors
-        picked, wanted, trie = rest[: len(grads)], rest[len(grads) :], ctx.trie
+        levels, trie = len(grads), ctx.trie
+        picked, children, tokens = rest[:levels], rest[levels : 2 * levels], rest[2 * levels :]
+        of_mass = [_mass_gradient(*level) for level in zip(grads, picked, tokens, strict=True)]
         wide, columns = vectors.float(), plans.float()
-        grads = [grad.float() / masses for grad, masses in zip(grads, picked, strict=True)]
         of_plans, of_vectors = torch.empty_like(columns), torch.zeros_like(wide)
         for rows in _blocks(len(plans), trie.num_items, plans.device):
             mass = _scores(columns[rows], wide, trie, None if added is None else added[rows])
-            mass = mass.sub_(best[rows]).exp_()
-            above = mass.new_zeros(len(trie.node_code[0]), mass.shape[1])
-            for level, (nodes, grad) in enumerate(zip(wanted, grads, strict=True)):
-                if level:
-                    above = above.index_select(0, trie.parent[level])
-                above.scatter_add_(0, nodes[rows].T, grad[rows].T)
-            of_scores = mass.mul_(above)
+            above = of_mass[0][rows].T.contiguous()
+            for level in range(1, levels):
+                above = above.index_select(0, trie.parent[level])
+                above.scatter_add_(0, children[level][rows].T, of_mass[level][rows].T)
+            of_scores = mass.sub_(best[rows]).exp_().mul_(above)
             with torch.autocast(plans.device.type, enabled=False):
                 of_plans[rows] = of_scores.T @ wide
                 of_vectors.addmm_(of_scores, columns[rows])
-        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, None, *(None for _ in wanted)
+        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, None, None, None
+
+
+def _mass_gradient(grad: torch.Tensor, mass: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """From the gradient of a group's logits `[R, G]` to that of its children's masses `[R, C]`."""
+    missing = tokens == grad.shape[1]
+    grad = grad.float().gather(1, tokens.clamp(max=grad.shape[1] - 1)).masked_fill_(missing, 0.0)
+    # Of log(mass / sum of masses); a row without children has neither.
+    whole = mass.masked_fill(missing, 0.0).sum(1, keepdim=True).clamp_(min=SMALLEST_MASS)
+    return (grad / mass).sub_(grad.sum(1, keepdim=True) / whole).masked_fill_(missing, 0.0)
 
 
 def _blocks(rows: int, num_items: int, device: torch.device) -> Iterator[slice]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import EvalLoopOutput
 
 from .data.collators import SlateCollator
+from .utils import keep_freed_memory
 
 COMPLETE = "complete"
 """Empty file written last into a checkpoint: a kill in the middle of a save leaves a checkpoint without it."""
@@ -176,6 +177,8 @@ class SlateTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         """As `Trainer.train`; `True` resumes from the newest checkpoint that was written to its end, if there is one.
 
+        On a CPU the process keeps the memory it frees from then on, see [`keep_freed_memory`].
+
         Raises:
             ValueError: for a checkpoint that a kill or a full disk left half-written.
         """
@@ -186,6 +189,8 @@ class SlateTrainer(Trainer):
                 f"{resume_from_checkpoint} was not written to its end (it has no {COMPLETE!r} file): resume from an "
                 "earlier checkpoint, or pass True to take the newest whole one."
             )
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -69,8 +69,8 @@ def test_the_codes_shares_multiply_to_a_softmax_of_both(tester, model):
     logits = path_logits(trie, model.config, plans, vectors, trie.prefixes(tester.codes), added)
     row = torch.arange(tester.num_items)
     got = sum(
-        logits[row, level, tester.codes[:, level] + (model.config.level_offsets[0] if level == 0 else 0)]
-        for level in range(model.config.num_levels)
+        group[row, tester.codes[:, level] + (model.config.level_offsets[0] if level == 0 else 0)]
+        for level, group in enumerate(logits)
     )
     expected = (plans @ model.item_vectors().T + added).log_softmax(-1).diagonal()
     torch.testing.assert_close(got, expected)

@@ -19,10 +19,10 @@ def setting():
     return tester, model, plans
 
 
-def of_targets(logits: torch.Tensor, codes: torch.Tensor, offset: int) -> torch.Tensor:
+def of_targets(logits: tuple[torch.Tensor, ...], codes: torch.Tensor, offset: int) -> torch.Tensor:
     """Sum of the added logits at each row's own codes; special tokens stand before the codes of level 0."""
     row = torch.arange(len(codes))
-    return sum(logits[row, level, codes[:, level] + (offset if level == 0 else 0)] for level in range(codes.shape[1]))
+    return sum(group[row, codes[:, level] + (offset if level == 0 else 0)] for level, group in enumerate(logits))
 
 
 def test_the_codes_shares_multiply_to_a_softmax_over_the_catalogue(setting):
@@ -51,7 +51,7 @@ def test_every_code_of_a_level_has_its_share_or_is_missing(setting):
                 item = below & (tester.codes[:, level] == code)
                 share = (scores[row, item].sum() / scores[row, below].sum()).log().item()
                 wanted = share if bool(item.any()) else MISSING_CODE
-                assert added[row, level, first + code].item() == pytest.approx(wanted, abs=1e-4)
+                assert added[level][row, first + code].item() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_a_search_and_a_path_read_the_same_logits(setting):
@@ -62,7 +62,7 @@ def test_a_search_and_a_path_read_the_same_logits(setting):
     prior = CatalogPrior(trie, model.config, plans, vectors)
     for level in range(model.config.num_levels):
         logits = prior.logits(level, nodes[:, max(level - 1, 0)])
-        torch.testing.assert_close(logits, path[:, level, : logits.shape[-1]])
+        torch.testing.assert_close(logits, path[level])
 
 
 @pytest.mark.parametrize("with_added", [False, True])
@@ -73,12 +73,13 @@ def test_scoring_plan_vectors_in_blocks_changes_nothing(setting, monkeypatch, wi
     plans = torch.randn(50, 16, generator=generator, requires_grad=True)
     added = torch.randn(50, tester.num_items, generator=generator) if with_added else None
     nodes = trie.prefixes(tester.codes[torch.arange(50) % tester.num_items])
-    weights = torch.randn(50, 3, model.config.largest_group, generator=generator)
+    weights = torch.randn(50, model.config.largest_group, generator=generator)
     results = []
     for cached in (2**18, 16 * tester.num_items):  # one block, and four
         monkeypatch.setattr("higr_hf.prior_higr.CACHED_SCORES", cached)
         logits = path_logits(trie, model.config, plans, vectors, nodes, added)
-        results.append((logits, *torch.autograd.grad((logits * weights).sum(), (plans, vectors))))
+        total = sum((level * weights[:, : level.shape[1]]).sum() for level in logits)
+        results.append((*logits, *torch.autograd.grad(total, (plans, vectors))))
     for whole, blocks in zip(*results, strict=True):
         torch.testing.assert_close(blocks, whole, atol=1e-5, rtol=1e-4)
 
@@ -88,8 +89,8 @@ def test_below_an_unknown_prefix_nothing_is_added(setting):
     trie, vectors = model.model.trie(), model.model.ranked_item_vectors()
     nodes = torch.full((len(plans), 3), -1)
     added = path_logits(trie, model.config, plans, vectors, nodes)
-    assert not added[:, 1:].any()
-    added.sum().backward()
+    assert not any(level.any() for level in added[1:])
+    sum(level.sum() for level in added).backward()
     assert plans.grad.isfinite().all()
 
 

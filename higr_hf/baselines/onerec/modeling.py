@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...layers_higr import HiGRPlannerLayer, Rotary, rotary_table
+from ...layers_higr import HiGRPlannerLayer, Rotary, additive_mask, rotary_table
 from ...layout_higr import SlateLayout, SlateQueries
 from ...modeling_higr import HiGRForSlateGeneration, HiGRModel, HiGRModelOutput
 from .configuration import OneRecConfig
@@ -98,7 +98,7 @@ class OneRecModel(HiGRModel):
         queries = SlateQueries.flat(layout) if slate_queries is None else SlateQueries.unpack(slate_queries)
         inputs = self.slate_inputs(context, queries) + self._tokens_before(layout, queries)
         tokens = self._token_queries(queries)
-        context_mask, self_mask = tokens.masks(layout.size)
+        context_mask, self_mask = (additive_mask(mask, context.dtype) for mask in tokens.masks(layout.size))
         states, _ = self.planner(
             self.dropout(inputs.flatten(1, 2)),
             self.planner.key_values(context, context_rotary),
