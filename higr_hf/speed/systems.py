@@ -127,7 +127,7 @@ class Bench:
         if shape.num_items > shape.codebook_size**3:
             raise ValueError(f"{shape.codebook_size}³ codes cannot name {shape.num_items} items: use more codes.")
         self.shape, self.prepared, self.device, self.seed = shape, prepared, torch.device(device), seed
-        self.codes = _random_codes(shape, seed)
+        self.codes = random_codes(shape, seed)
         self.sizes = {
             "codebook_sizes": [shape.codebook_size] * 3,
             "num_items": shape.num_items,
@@ -219,7 +219,7 @@ class Bench:
         )
 
 
-def _random_codes(shape: Shape, seed: int) -> torch.Tensor:
+def random_codes(shape: Shape, seed: int) -> torch.Tensor:
     """Distinct semantic IDs, `LongTensor [N, 3]`."""
     space, generator = shape.codebook_size**3, torch.Generator().manual_seed(seed)
     keys = torch.randint(space, (min(space, 2 * shape.num_items),), generator=generator).unique()
