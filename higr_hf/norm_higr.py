@@ -19,8 +19,8 @@ class HiGRRMSNorm(nn.RMSNorm):
     ```python
     >>> import torch
     >>> from higr_hf.norm_higr import HiGRRMSNorm
-    >>> HiGRRMSNorm(2, eps=0.0)(torch.tensor([3.0, 3.0])).tolist()
-    [1.0, 1.0]
+    >>> HiGRRMSNorm(4)(torch.tensor([3.0, -3.0, 3.0, 3.0])).round().tolist()
+    [1.0, -1.0, 1.0, 1.0]
 
     ```
     """
