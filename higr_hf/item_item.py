@@ -12,9 +12,10 @@ Of every row only the K largest entries are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
@@ -155,6 +156,55 @@ def attach_item_item(model: HiGRForSlateGeneration, tables: ItemItemTables, scal
     model.model.item_item = scores
 
 
+@dataclass(frozen=True)
+class DetachedItemItem:
+    """Item-item tables that were taken off a model by [`detach_item_item`]; without any, nothing happens.
+
+    Attributes:
+        scores: the module that holds them.
+        settings: what the model's configuration said of them.
+    """
+
+    scores: ItemItemScores | None
+    settings: Mapping[str, Any]
+
+    def attach(self, model: HiGRForSlateGeneration) -> None:
+        """Put them back on the model, wherever it is now."""
+        if self.scores is not None:
+            model.config.update(self.settings)
+            model.model.item_item = self.scores.to(model.device)
+
+    @contextmanager
+    def attached(self, model: HiGRForSlateGeneration) -> Iterator[None]:
+        """Put them back for as long as the block runs."""
+        self.attach(model)
+        try:
+            yield
+        finally:
+            detach_item_item(model)
+
+
+def detach_item_item(model: HiGRForSlateGeneration) -> DetachedItemItem:
+    """Take a model's item-item tables off, in place, so that it can be trained on the rows they were fitted on.
+
+    There the tables have seen what comes next, and are far surer of it than they are of anything new: a model trained
+    with them would learn to leave to the tables what they only know by heart.
+
+    Example:
+        >>> tables = detach_item_item(model)
+        >>> trainer.train()
+        >>> tables.attach(model)
+    """
+    config = model.config
+    scores = model.model.item_item if config.item_item_decays else None
+    names = ("item_item_decays", "item_item_scales", "item_item_neighbours")
+    detached = DetachedItemItem(scores, {name: getattr(config, name) for name in names} if scores is not None else {})
+    if scores is not None:
+        config.update({"item_item_decays": [], "item_item_scales": []})
+        model.model.item_item = None
+    return detached
+
+
 def _transitions(
     sequences: list[np.ndarray], size: int, decays: list[float], slate_size: int, l2: float, max_events: int
 ) -> np.ndarray:
@@ -213,4 +263,4 @@ def _unit(weights: np.ndarray) -> np.ndarray:
     return (weights / np.linalg.norm(weights)).astype(np.float32)
 
 
-__all__ = ["ItemItemTables", "attach_item_item", "fit_item_item"]
+__all__ = ["DetachedItemItem", "ItemItemTables", "attach_item_item", "detach_item_item", "fit_item_item"]

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from higr_hf.baselines import EASE
-from higr_hf.item_item import attach_item_item, fit_item_item
+from higr_hf.item_item import attach_item_item, detach_item_item, fit_item_item
 from tests.model_tester import HiGRModelTester
 
 ITEMS = [f"i{number}" for number in range(12)]
@@ -93,3 +93,28 @@ def test_attaching_changes_slates_and_needs_a_fitting_model(train):
         attach_item_item(model, tables, [1.0])
     with pytest.raises(ValueError, match="catalog_prior"):
         attach_item_item(tester.model(), tables, [1.0, 1.0])
+
+
+def test_tables_are_taken_off_and_put_back(train):
+    tester = HiGRModelTester(num_items=12)
+    model = tester.model(catalog_prior=True)
+    prompt = torch.tensor([tester.prompt(model.config, [3, 4])])
+
+    def scores():
+        return model.generate(prompt, return_dict_in_generate=True).scores
+
+    bare = scores()
+    nothing = detach_item_item(model)
+    nothing.attach(model)
+    assert torch.equal(scores(), bare)
+    attach_item_item(model, fit_item_item(train, ITEMS, decays=[3.0, 0.0], neighbours=6), [5.0, 1.0])
+    told = scores()
+    tables = detach_item_item(model)
+    assert model.config.item_item_decays == [] and torch.equal(scores(), bare)
+    assert not [name for name in model.state_dict() if "item_item" in name]
+    with pytest.raises(ZeroDivisionError), tables.attached(model):
+        assert torch.equal(scores(), told)
+        1 / 0
+    assert torch.equal(scores(), bare)
+    tables.attach(model)
+    assert model.config.item_item_decays == [3.0, 0.0] and torch.equal(scores(), told)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evaluation import EvaluationResult
+from ..item_item import detach_item_item
 from ..judging import SlateJudge
 from .factory import make_trainer
 from .monitoring import StopWhenItHurts, metric_history
@@ -99,6 +100,8 @@ class AlignmentRun:
             seed=self.settings.seed,
         )
         self.kept = "aligned"
+        # The pairs are made of the rows that item-item tables were fitted on: they are left out of the loss.
+        self.tables = detach_item_item(model)
         # Kept apart for the case that nothing helps; adapters leave the weights below them as they are.
         self._start = None if options.get("peft_config") else copy.deepcopy(model.state_dict())
         train, watched = hold_out(pairs, self.settings.eval_share, self.settings.seed)
@@ -106,7 +109,8 @@ class AlignmentRun:
         evaluator = self.judge.evaluator(users, num_resamples=0, progress=False)
 
         def slate_metrics(model: PreTrainedModel) -> dict[str, float]:
-            return evaluator.evaluate(self.judge.recommender(model)).metrics
+            with self.tables.attached(model):
+                return evaluator.evaluate(self.judge.recommender(model)).metrics
 
         callbacks = []
         if self.settings.patience:
@@ -125,7 +129,11 @@ class AlignmentRun:
 
     def evaluate(self, split: str = "validation", **options: Any) -> EvaluationResult:
         """Judge the slates of the model as it is now on a whole split."""
-        return self.judge.evaluate(self.trainer.slate_model(), split, **options)
+        model = self.trainer.slate_model()
+        if model.config.item_item_decays:
+            return self.judge.evaluate(model, split, **options)
+        with self.tables.attached(model):
+            return self.judge.evaluate(model, split, **options)
 
     def train(self, resume_from_checkpoint: str | None = None) -> PreTrainedModel:
         """Align, and keep the better of the best checkpoint and the starting model.
@@ -149,6 +157,7 @@ class AlignmentRun:
         elif self.kept == "start":
             self.model.load_state_dict(self._start)
         self._start = None
+        self.tables.attach(self.model)
         return self.model.eval()
 
 

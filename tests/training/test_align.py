@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 from higr_hf import HiGRConfig, HiGRForSlateGeneration, load_checkpoint, save_checkpoint
 from higr_hf.alignment import METHODS, load_preferences
 from higr_hf.alignment.trainers import SlateAlignment
+from higr_hf.data import leave_last_out
+from higr_hf.item_item import attach_item_item, fit_item_item
 from tests.training.test_train import complaint
 from tests.training.workspace import ROOT, SLATE_SIZE, write_log, write_tokenizer
 from training import align
@@ -97,6 +99,35 @@ def test_the_recipes_are_whole(tmp_path):
         assert "There is no checkpoint directory" in complaint(
             align.main, ["--method", method, "--model", str(tmp_path / "none"), "--output_dir", str(tmp_path)]
         )
+
+
+def test_item_item_tables_judge_but_do_not_teach(tmp_path):
+    log = write_log(tmp_path, num_users=48, noise=0.3)
+    tokenizer = write_tokenizer(tmp_path, log)
+    torch.manual_seed(0)
+    config = HiGRConfig(
+        codebook_sizes=[4, 6, 5], num_items=120, hidden_size=16, intermediate_size=32, max_history=12, dropout=0.0,
+        slate_size=SLATE_SIZE, catalog_prior=True,
+    )  # fmt: skip
+    model = HiGRForSlateGeneration(config)
+    model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
+    save_checkpoint(tmp_path / "start", model, tokenizer)
+    tables = fit_item_item(leave_last_out(log, slate_size=SLATE_SIZE)["train"], log.item_ids, neighbours=8)
+    attach_item_item(model, tables, [20.0, 20.0, 3.0])
+    save_checkpoint(tmp_path / "tables", model, tokenizer)
+    for name in ("start", "tables"):
+        align.main(
+            arguments(tmp_path, tmp_path / f"{name}-run", model=str(tmp_path / name), load_best_model_at_end=False)
+        )
+    bare, told = (record(tmp_path / f"{name}-run") for name in ("start", "tables"))
+    losses = [[entry["loss"] for entry in one["log"] if "loss" in entry] for one in (bare, told)]
+    assert losses[0] == losses[1], "training does not see them"
+    assert told["start"]["ndcg@5"] > bare["start"]["ndcg@5"], "what is judged has them"
+    kept, _ = load_checkpoint(tmp_path / "tables-run" / "model")
+    assert kept.config.item_item_scales == [20.0, 20.0, 3.0]
+    np.testing.assert_array_equal(kept.model.item_item.weights.numpy(), tables.weights)
+    plain, _ = load_checkpoint(tmp_path / "start-run" / "model")
+    torch.testing.assert_close(kept.model.embeddings.state_dict(), plain.model.embeddings.state_dict())
 
 
 def test_align_and_load_the_result(workspace, tmp_path):
