@@ -215,16 +215,18 @@ class SlateGenerationMixin(GenerationMixin):
     def _encode_prompt(
         self: HiGRForSlateGeneration, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor
     ) -> SlateContext:
-        model = self.model
-        units = model.embeddings.units(input_ids, layout, items)
+        model, length = self.model, layout.num_history.clamp(min=1)
+        longest = int(length.max())  # what follows the history, `<slate>` at least, is never looked at
+        units = model.embeddings.units(input_ids, layout, items)[:, :longest]
         encoded, rotary = model.encode(units, layout.num_history)
-        unit = torch.arange(layout.size, device=input_ids.device)
+        mask = (torch.arange(longest, device=input_ids.device) < length[:, None])[:, None, None]
         return SlateContext(
             encoded=encoded,
             planner=model.planner.key_values(encoded, rotary),
             generators=[generator.key_values(encoded) for generator in model.generators],
-            mask=(unit < layout.num_history[:, None].clamp(min=1))[:, None, None],
-            length=layout.num_history.clamp(min=1),
+            # Attention without a mask is cheaper, and a prompt alone never needs one.
+            mask=None if bool(mask.all()) else mask,
+            length=length,
         )
 
     def _slate_sequences(self: HiGRForSlateGeneration, input_ids: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

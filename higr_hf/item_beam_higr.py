@@ -152,7 +152,7 @@ class _Spelling:
     Args:
         generator: the item generator.
         context: keys and values of the encoded history for its layers.
-        mask (`BoolTensor [B, 1, 1, U]`): the history that counts.
+        mask (`BoolTensor [B, 1, 1, U]`, *optional*): the history that counts; all of it by default.
         plans (`[B, R, d]`): plan vectors of R slots.
         use_cache: keep keys and values of earlier codes instead of the codes.
     """
@@ -161,7 +161,7 @@ class _Spelling:
         self,
         generator: ItemGenerator,
         context: list[KeyValue | None],
-        mask: torch.Tensor,
+        mask: torch.Tensor | None,
         plans: torch.Tensor,
         use_cache: bool,
     ) -> None:

@@ -44,14 +44,15 @@ class SlateContext:
     """The encoded history, and what every layer needs of it, computed once a slate.
 
     `encoded` is `[B, U, d]`; `planner` and `generators` hold keys and values `[B, heads, U, head_dim]` a layer; `mask`
-    is `BoolTensor [B, 1, 1, U]`; `length` is `LongTensor [B]`. `item_vectors [N, d]`, where given, are the catalogue's
-    vectors in the order of its prefix tree, as somebody kept them whose weights do not change.
+    is `BoolTensor [B, 1, 1, U]`, None where every unit counts; `length` is `LongTensor [B]`. `item_vectors [N, d]`,
+    where given, are the catalogue's vectors in the order of its prefix tree, as somebody kept them whose weights do
+    not change.
     """
 
     encoded: torch.Tensor
     planner: list[KeyValue]
     generators: list[list[KeyValue | None]]
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     length: torch.Tensor
     item_vectors: torch.Tensor | None = None
 

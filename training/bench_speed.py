@@ -2,10 +2,14 @@
 
     python -m training.bench_speed --recipe training/recipes/bench_speed.yaml
     python -m training.bench_speed --recipe training/recipes/bench_speed.yaml --quick true --results runs/speed
+    python -m training.bench_speed --recipe training/recipes/bench_speed_growth.yaml
 
 Random weights, one thread by default, all systems timed in turn inside one run. For every shape a row a system goes to
 `<results>/speed.jsonl`, each with medians, spreads, memory and the gain over the flat beam for all batch sizes. Run
 again to go on after a kill: shapes whose rows of this commit are there are skipped.
+
+With `growth` the first shape is measured with one thing changed at a time, for the flat beam and HiGR's sequential and
+plan-once decoding; the rows go to `<results>/speed-growth.jsonl`, and `plot` draws them.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from dataclasses import dataclass, field
 import torch
 
 from higr_hf.evaluation import append_rows, make_row
+from higr_hf.evaluation.plots import plot_growth
 from higr_hf.evaluation.results import read_rows
 from higr_hf.speed import Ceilings, interleaved, measure_ceilings, peak_memory
+from higr_hf.speed.growth import SYSTEMS, growth_of, one_at_a_time
 from higr_hf.speed.systems import Bench, Shape, System, all_systems
 from higr_hf.utils.environment import git_commit
 
@@ -50,6 +56,13 @@ class SpeedArguments:
     min_repeats: int = field(default=5, metadata={"help": "Calls of each at least."})
     max_seconds: float = field(default=20.0, metadata={"help": "A system this slow is not asked for larger batches."})
     quick: bool = field(default=False, metadata={"help": "The first shape, its first and third batch, little time."})
+    growth: str = field(
+        default="{}",
+        metadata={
+            "help": "Fields of the first shape and the values each takes in turn, such as '{history: [50, 200]}'."
+        },
+    )
+    plot: str = field(default="", metadata={"help": "Picture of the growth; none when empty."})
     seed: int = field(default=0, metadata={"help": "Of weights, catalogue and prompts."})
     results: str = field(default="results", metadata={"help": "Directory of the result rows."})
 
@@ -66,6 +79,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if options.quick:
         shapes, batches = shapes[:1], batches[:3:2]
         options.budget, options.min_repeats = min(options.budget, 0.5), min(options.min_repeats, 3)
+    factors = mapping("growth", parsed(options.growth), _SHAPE)
+    grown = one_at_a_time(shapes[0], factors)
+    if grown:
+        shapes = list(dict.fromkeys(shape for values in grown.values() for shape in values))
     check_output(options.results)
     torch.set_num_threads(options.threads)
     written = []
@@ -76,7 +93,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
             (name, system.variant): (bench, system)
             for name, bench in benches.items()
             for system in all_systems(shape.num_beams)
-            if bench.supports(system) and _chosen(system, options.systems)
+            if bench.supports(system) and (system.variant in SYSTEMS if grown else _chosen(system, options.systems))
         }
         if _is_done(shape, runs, options):
             print(f"{shape}: done before", flush=True)
@@ -84,7 +101,16 @@ def main(argv: list[str] | None = None) -> list[dict]:
         rows = _measure(shape, runs, batches, options)
         append_rows(rows, options.results)
         written += rows
+    if grown and options.plot:
+        every = read_rows(f"{options.results}/{_study(options)}.jsonl")
+        values = {f"ms, batch {batches[0]}": "ms", f"megabytes, batch {batches[0]}": "megabytes"}
+        panels = [growth_of(every, grown, f"{metric}@{batches[0]}") for metric in values.values()]
+        plot_growth(panels, list(values), options.plot)
     return written
+
+
+def _study(options: SpeedArguments) -> str:
+    return "speed-growth" if parsed(options.growth) else "speed"
 
 
 def _chosen(system: System, parts: str) -> bool:
@@ -100,7 +126,7 @@ def _is_done(shape: Shape, runs: dict, options: SpeedArguments) -> bool:
     commit = git_commit()
     there = {
         row["variant"]
-        for row in read_rows(f"{options.results}/speed.jsonl")
+        for row in read_rows(f"{options.results}/{_study(options)}.jsonl")
         if (row["dataset"], row["seed"], row["commit"]) == (str(shape), options.seed, commit)
     }
     return {_label(*name) for name in runs} <= there
@@ -115,8 +141,11 @@ def _measure(shape: Shape, runs: dict, batches: list[int], options: SpeedArgumen
     asked = dict(runs)
     for batch in batches:
         calls = {name: bench.call(system, batch) for name, (bench, system) in asked.items()}
-        memory = {name: peak_memory(call) for name, call in calls.items()}  # a first, slow call too
-        timings = interleaved(calls, min_repeats=options.min_repeats, budget=options.budget)
+        memory = {}
+        for name, call in calls.items():
+            call()  # the first one builds the prefix tree, or compiles
+            memory[name] = peak_memory(call)
+        timings = interleaved(calls, min_repeats=options.min_repeats, budget=options.budget, warmup=0)
         reference = timings["float32", REFERENCE].median if ("float32", REFERENCE) in timings else None
         for name, timing in timings.items():
             bench, system = runs[name]
@@ -137,7 +166,7 @@ def _measure(shape: Shape, runs: dict, batches: list[int], options: SpeedArgumen
     machine = {"machine_gflops": ceilings.flops / 1e9, "machine_gb_per_second": ceilings.bandwidth / 1e9}
     return [
         make_row(
-            study="speed",
+            study=_study(options),
             dataset=str(shape),
             system=runs[name][1].name,
             variant=_label(*name),

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Plots need matplotlib: pip install 'higr_hf[plots]'.") from error
     # Without pyplot: no window system, and no figures that stay in memory.
-    figure = Figure(figsize=(5.5 * columns, 4), layout="constrained")
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> Path:
@@ -157,4 +157,42 @@ def plot_scores(scores: Mapping[str, Sequence[float]], path: str | os.PathLike, 
     for place, name in enumerate(names):
         axis.plot(scores[name], [place] * len(scores[name]), "o", color="black", markersize=3)
     axis.set(title=title)
+    return _save(figure, path)
+
+
+def plot_growth(
+    panels: Sequence[Mapping[str, Mapping[str, Sequence[tuple[float | str, float]]]]],
+    values: Sequence[str],
+    path: str | os.PathLike,
+) -> Path:
+    """How values grow with one thing at a time: a row of panels a value, a column a thing, a line a system.
+
+    Numbers stand on logarithmic axes, where a power of a thing is a straight line; names stand as they come.
+
+    Args:
+        panels: for every value, thing -> system -> its (size, value) points.
+        values: what each row shows.
+        path: the picture.
+
+    Raises:
+        ValueError: when the rows do not show the same things, or not one for each value.
+    """
+    if len(panels) != len(values) or not panels or any(list(row) != list(panels[0]) for row in panels):
+        raise ValueError("Every value needs a row of panels, and all rows the same things.")
+    figure, axes = _figure(len(panels[0]), len(panels))
+    figure.set_size_inches(3.2 * len(panels[0]), 2.9 * len(panels))
+    for place, (axis, (value, thing)) in enumerate(
+        zip(axes, ((value, thing) for value in values for thing in panels[0]), strict=True)
+    ):
+        named = False
+        for system, points in panels[values.index(value)][thing].items():
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=system)
+            named = named or any(isinstance(size, str) for size, _ in points)
+        axis.set(xlabel=thing, ylabel=value if place % len(panels[0]) == 0 else None, yscale="log")
+        if not named:
+            axis.set_xscale("log")
+            sizes = sorted({size for points in panels[values.index(value)][thing].values() for size, _ in points})
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.set_xticks([], minor=True)
+    axes[0].legend()
     return _save(figure, path)

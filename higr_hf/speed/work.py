@@ -60,7 +60,7 @@ def decoding_work(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}; got {mode!r}.")
-    count = _Counter(config, batch, history + 2)  # <bos> and <slate> are units too
+    count = _Counter(config, batch, history + 1)  # <bos> is a unit too
     readers = config.planner_layers
     if config.generator_context or mode == "flat":
         readers += config.generator_layers

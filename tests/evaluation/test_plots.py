@@ -11,6 +11,7 @@ from higr_hf.evaluation.plots import (
     code_usage,
     plot_code_usage,
     plot_diversity,
+    plot_growth,
     plot_scores,
     plot_training,
     training_series,
@@ -23,6 +24,7 @@ LOG = [
     {"step": 2, "train_runtime": 9.0, "train_loss": 2.5},
 ]
 PNG = b"\x89PNG\r\n\x1a\n"
+GROWTH = {"history": {"higr": [(50, 1.0), (200, 3.0)]}, "preset": {"higr": [("tiny", 1.0), ("small", 9.0)]}}
 
 
 def test_series_are_the_losses_and_the_metrics():
@@ -45,6 +47,7 @@ def test_pictures_are_written(tmp_path):
         plot_code_usage(np.array([[0, 1], [1, 0]]), [2, 2], tmp_path / "c.png"),
         plot_diversity(np.array([0.1, 0.2, np.nan]), np.array([0.3, np.nan, 0.1]), tmp_path / "d.png"),
         plot_scores({"higr": [0.1, 0.2], "ease": [0.1]}, tmp_path / "e.png", "ndcg@5"),
+        plot_growth([GROWTH, GROWTH], ["ms", "megabytes"], tmp_path / "f.png"),
     ]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert plot_code_usage(np.array([[0]]), [1], tmp_path / "e.svg").read_text().startswith("<?xml")
@@ -57,6 +60,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         plot_training(LOG, tmp_path / "a.png", metric="recall@5")
     with pytest.raises(ValueError, match="No user"):
         plot_diversity(np.array([np.nan]), np.array([1.0]), tmp_path / "a.png")
+    with pytest.raises(ValueError, match="all rows the same things"):
+        plot_growth([GROWTH, {}], ["ms", "megabytes"], tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 

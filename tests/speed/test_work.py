@@ -75,7 +75,7 @@ def test_numbers_read_worked_out_by_hand():
     config = HiGRConfig(codebook_sizes=[4, 4], hidden_size=4, intermediate_size=8, num_attention_heads=1,
                         encoder_layers=1, planner_layers=1, generator_layers=1)  # fmt: skip
     found = decoding_work(config, "plan_once", batch=2, history=1, slate_size=2, num_beams=2)
-    square, mlp, context = 16, 64, 2 * 2 * 3 * 4  # keys and values of two prompts of three units, width four
+    square, mlp, context = 16, 64, 2 * 2 * 2 * 4  # keys and values of two prompts of two units, width four
     encoder = 4 * square + mlp + context
     keys = 2 * 2 * square
     planner = 6 * square + mlp + square + context + 2 * 2 * 2 * 4

@@ -56,6 +56,31 @@ def test_the_recipe_is_one(tmp_path, monkeypatch):
     assert seen[10:] == seen[:1]
 
 
+def test_growth_changes_one_thing_at_a_time(tmp_path):
+    options = [
+        "--shapes", SHAPES, "--growth", "{slate_size: [1, 2], num_beams: [2, 3]}", "--batches", "[2]",
+        "--min_repeats", "1", "--budget", "0", "--results", str(tmp_path), "--plot", str(tmp_path / "growth.png"),
+    ]  # fmt: skip
+    rows = bench_speed.main(options)
+    assert rows == read_rows(tmp_path / "speed-growth.jsonl") and not (tmp_path / "speed.jsonl").exists()
+    assert {row["variant"] for row in rows} == {"flat beam", "sequential", "plan-once"}
+    assert len({row["dataset"] for row in rows}) == 3, "the middle is measured once"
+    assert all(row["metrics"]["ms@2"] > 0 and row["metrics"]["megabytes@2"] > 0 for row in rows)
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert bench_speed.main(options) == []
+
+
+def test_the_recipe_of_growth_is_one(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench_speed, "_measure", lambda shape, *rest: seen.append(shape) or [])
+    monkeypatch.setattr(bench_speed, "plot_growth", lambda *given: None)
+    recipe = str(ROOT / "training/recipes/bench_speed_growth.yaml")
+    bench_speed.main(["--recipe", recipe, "--results", str(tmp_path)])
+    assert len(set(seen)) == len(seen) == 11
+
+
 def test_an_unknown_part_of_a_shape_is_refused():
     with pytest.raises(SystemExit, match="no setting 'slots'"):
         bench_speed.main(["--shapes", "[{slots: 3}]"])
+    with pytest.raises(SystemExit, match="no setting 'slots'"):
+        bench_speed.main(["--growth", "{slots: [3]}"])

@@ -96,7 +96,7 @@ class FlatDecoder:
         states, _ = self.planner(
             hidden,
             [(rows(keys), rows(values)) for keys, values in self.context.planner],
-            rows(self.context.mask),
+            None if self.context.mask is None else rows(self.context.mask),
             causal[None, None],
             tuple(rows(table[:, :, :length]) for table in self.rotary),
         )
