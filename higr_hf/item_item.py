@@ -176,7 +176,10 @@ class DetachedItemItem:
 
     @contextmanager
     def attached(self, model: HiGRForSlateGeneration) -> Iterator[None]:
-        """Put them back for as long as the block runs."""
+        """Put them back for as long as the block runs; a model that has them keeps them."""
+        if model.config.item_item_decays:
+            yield
+            return
         self.attach(model)
         try:
             yield

@@ -117,4 +117,6 @@ def test_tables_are_taken_off_and_put_back(train):
         1 / 0
     assert torch.equal(scores(), bare)
     tables.attach(model)
+    with tables.attached(model):
+        pass
     assert model.config.item_item_decays == [3.0, 0.0] and torch.equal(scores(), told)

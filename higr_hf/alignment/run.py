@@ -130,8 +130,6 @@ class AlignmentRun:
     def evaluate(self, split: str = "validation", **options: Any) -> EvaluationResult:
         """Judge the slates of the model as it is now on a whole split."""
         model = self.trainer.slate_model()
-        if model.config.item_item_decays:
-            return self.judge.evaluate(model, split, **options)
         with self.tables.attached(model):
             return self.judge.evaluate(model, split, **options)
 

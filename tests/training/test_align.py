@@ -101,7 +101,8 @@ def test_the_recipes_are_whole(tmp_path):
         )
 
 
-def test_item_item_tables_judge_but_do_not_teach(tmp_path):
+@pytest.mark.parametrize("method", ["orpo-sum", "dpo"])
+def test_item_item_tables_judge_but_do_not_teach(tmp_path, method):
     log = write_log(tmp_path, num_users=48, noise=0.3)
     tokenizer = write_tokenizer(tmp_path, log)
     torch.manual_seed(0)
@@ -116,9 +117,8 @@ def test_item_item_tables_judge_but_do_not_teach(tmp_path):
     attach_item_item(model, tables, [20.0, 20.0, 3.0])
     save_checkpoint(tmp_path / "tables", model, tokenizer)
     for name in ("start", "tables"):
-        align.main(
-            arguments(tmp_path, tmp_path / f"{name}-run", model=str(tmp_path / name), load_best_model_at_end=False)
-        )
+        options = {"model": str(tmp_path / name), "load_best_model_at_end": False}
+        align.main(arguments(tmp_path, tmp_path / f"{name}-run", method, **options))
     bare, told = (record(tmp_path / f"{name}-run") for name in ("start", "tables"))
     losses = [[entry["loss"] for entry in one["log"] if "loss" in entry] for one in (bare, told)]
     assert losses[0] == losses[1], "training does not see them"
