@@ -4,8 +4,8 @@
         --output_dir runs/align-orpo-sum
     torchrun --standalone --nproc_per_node 2 -m training.align --method dpo --model ...
 
-The method (orpo, orpo-sum, dpo, simpo, cpo, cpo-simpo, kto) decides which options of TRL exist below, and which recipe
-is taken where none is named: `training/recipes/align_<method>.yaml`.
+The method (orpo, orpo-sum, dpo, dpo-sft, simpo, cpo, cpo-simpo, kto) decides which options of TRL exist below, and
+which recipe is taken where none is named: `training/recipes/align_<method>.yaml`.
 
 The output directory holds `model/` (it loads by itself, LoRA merged), `preferences/` (the pairs), the checkpoints and
 `alignment.json`: slate metrics on validation before and after, the pairs, the log. The starting model is kept where no
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,8 +284,14 @@ def trl_arguments(method: str) -> type:
     """TRL's configuration of a method as options, with the defaults that slates need."""
     entry = get_method(method)
     defaults = {**COMMON, **entry.defaults, **entry.fixed}
+
+    def changed_field(known: dataclasses.Field) -> Any:
+        value = defaults[known.name]
+        default = {"default_factory": partial(list, value)} if isinstance(value, list) else {"default": value}
+        return field(**default, metadata=known.metadata)
+
     changed = [
-        (known.name, known.type, field(default=defaults[known.name], metadata=known.metadata))
+        (known.name, known.type, changed_field(known))
         for known in dataclasses.fields(entry.config)
         if known.name in defaults
     ]

@@ -56,6 +56,13 @@ METHODS = {
     "orpo": Method(SlateORPOTrainer, _trl.ORPOConfig, {"beta": 0.1}),
     "orpo-sum": Method(SlateORPOSumTrainer, _trl.ORPOConfig, {"beta": 0.1}),
     "dpo": Method(SlateDPOTrainer, _trl.DPOConfig, {"beta": 0.1}, collator=_trl.DataCollatorForPreference),
+    "dpo-sft": Method(
+        SlateDPOTrainer,
+        _trl.DPOConfig,
+        {"beta": 0.1},
+        {"loss_type": ["sigmoid", "sft"]},
+        collator=_trl.DataCollatorForPreference,
+    ),
     "simpo": Method(
         SlateCPOTrainer,
         _trl.CPOConfig,
@@ -84,7 +91,7 @@ def make_config(method: str, output_dir: str, **settings: Any) -> TrainingArgume
     """TRL's configuration of a method, with the defaults that slates need.
 
     Args:
-        method: `orpo`, `orpo-sum`, `dpo`, `simpo`, `cpo`, `cpo-simpo` or `kto`.
+        method: `orpo`, `orpo-sum`, `dpo`, `dpo-sft`, `simpo`, `cpo`, `cpo-simpo` or `kto`.
         output_dir: where checkpoints go.
         **settings: fields of the configuration, see TRL.
 

@@ -79,8 +79,9 @@ def loss_by_hand(method: str, chosen: list, rejected: list, reference: tuple) ->
         (good - sum(ref_good), bad - sum(ref_bad))
         for (good, bad), ref_good, ref_bad in zip(sums, *reference, strict=True)
     ]
-    assert method == "dpo"
-    return -mean(log_sigmoid(0.1 * (good - bad)) for good, bad in ratios)
+    assert method in ("dpo", "dpo-sft")
+    loss = -mean(log_sigmoid(0.1 * (good - bad)) for good, bad in ratios)
+    return loss + (nll if method == "dpo-sft" else 0.0)
 
 
 def evaluate_loss(trainer) -> tuple[float, dict]:
