@@ -162,7 +162,7 @@ def test_a_dataset_may_be_read_from_a_folder(tmp_path):
         load_study(path, {"other": "elsewhere"})
 
 
-@pytest.mark.parametrize("name", ["study_alignment.yaml", "study_alignment_short.yaml"])
+@pytest.mark.parametrize("name", ["study_alignment.yaml", "study_alignment_impressions.yaml"])
 def test_every_committed_variant_has_options_that_its_method_takes(name, tmp_path):
     study, plan = load_study(study_alignment.PLAN.with_name(name), {})
     for dataset in study.datasets:
@@ -172,4 +172,4 @@ def test_every_committed_variant_has_options_that_its_method_takes(name, tmp_pat
             chosen, pairing, _, _, arguments = align.parse(bench.command(**options, output_dir=tmp_path, seed=0))
             arguments.__class__ = get_method(chosen.method).config
             check_config(chosen.method, arguments)
-            assert pairing.settings(5).positives == "engaged"
+            assert pairing.settings(5).positives == "views"
