@@ -19,19 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
 import torch
 
 from .baselines.ease import EASE
 from .data.embeddings import training_sequences
 from .item_item_higr import ItemItemScores
+from .item_transitions import transition_moments
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from .modeling_higr import HiGRForSlateGeneration
-
-USERS_AT_ONCE = 400
 
 
 @dataclass
@@ -63,8 +61,8 @@ def fit_item_item(
 ) -> ItemItemTables:
     """Fit the tables on a training split.
 
-    Needs about 12·(C·n)² bytes for C decays above 0 and n items, and time in the number of positions times
-    `max_events`² and in (C·n)³.
+    Needs about 12·(C·n)² bytes for C decays above 0 and n items, and time in the number of events times `max_events`
+    and in (C·n)³.
 
     Args:
         train: the training split (`history_item_ids`).
@@ -111,9 +109,9 @@ def fit_item_item(
     if moving:
         place = np.full(count, -1, dtype=np.int64)
         place[kept] = np.arange(size)
-        bounds = np.cumsum(lengths)[:-1]
-        sequences = [row[row >= 0] for row in np.split(place[events], bounds)]
-        solution = _transitions(sequences, size, moving, slate_size, l2, max_events)
+        placed, user = place[events], np.repeat(np.arange(len(lengths)), lengths)
+        lengths = np.bincount(user[placed >= 0], minlength=len(lengths))
+        solution = _transitions(placed[placed >= 0], lengths, size, moving, slate_size, l2, max_events)
     for channel, decay in enumerate(decays):
         if decay:
             first = moving.index(decay) * size
@@ -209,61 +207,18 @@ def detach_item_item(model: HiGRForSlateGeneration) -> DetachedItemItem:
 
 
 def _transitions(
-    sequences: list[np.ndarray], size: int, decays: list[float], slate_size: int, l2: float, max_events: int
+    items: np.ndarray,
+    lengths: np.ndarray,
+    size: int,
+    decays: list[float],
+    slate_size: int,
+    l2: float,
+    max_events: int,
 ) -> np.ndarray:
     """Ridge regression of the next items on decayed histories, float32 `[len(decays) · size, size]`."""
-    width = len(decays) * size
-    gram, cross = np.zeros((width, width), dtype=np.float32), np.zeros((width, size), dtype=np.float32)
-    for inputs, targets in _positions(sequences, size, decays, slate_size, max_events):
-        _add(gram, inputs.T @ inputs)
-        _add(cross, inputs.T @ targets)
-    gram[np.diag_indices(width)] += l2
+    gram, cross = transition_moments(items, lengths, size, decays, slate_size, max_events)
+    gram[np.diag_indices(len(gram))] += l2
     return scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True, overwrite_b=True)
-
-
-def _add(total: np.ndarray, part: scipy.sparse.csr_matrix) -> None:
-    """Add a sparse matrix to a dense one without a second dense one."""
-    part = part.tocoo()
-    part.sum_duplicates()
-    total[part.row, part.col] += part.data
-
-
-def _positions(
-    sequences: list[np.ndarray], size: int, decays: list[float], slate_size: int, max_events: int
-) -> Iterator[tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]]:
-    """Decayed histories `[P, len(decays) · size]` and next items `[P, size]` of the positions of some users."""
-    # Weights of a history of n events, oldest first; they depend on n alone.
-    ages = np.arange(max_events)[::-1]
-    counts = range(1, max_events + 1)
-    by_length = [[_unit(np.exp(-ages[max_events - n :] / decay)) for n in counts] for decay in decays]
-    for start in range(0, len(sequences), USERS_AT_ONCE):
-        columns: list[list[np.ndarray]] = [[] for _ in decays]
-        values: list[list[np.ndarray]] = [[] for _ in decays]
-        lengths, following, told = [], [], []
-        for row in sequences[start : start + USERS_AT_ONCE]:
-            for position in range(1, len(row)):
-                seen = row[max(position - max_events, 0) : position]
-                lengths.append(len(seen))
-                for channel in range(len(decays)):
-                    columns[channel].append(seen)
-                    values[channel].append(by_length[channel][len(seen) - 1])
-                following.append(row[position : position + slate_size])
-                told.append(len(following[-1]))
-        if not lengths:
-            continue
-        pointer = np.concatenate([[0], np.cumsum(lengths)])
-        inputs = [
-            scipy.sparse.csr_matrix((np.concatenate(v), np.concatenate(c), pointer), (len(lengths), size))
-            for v, c in zip(values, columns, strict=True)
-        ]
-        pointer = np.concatenate([[0], np.cumsum(told)])
-        items = np.concatenate(following)
-        targets = scipy.sparse.csr_matrix((np.ones(len(items), np.float32), items, pointer), (len(told), size))
-        yield scipy.sparse.hstack(inputs, format="csr"), targets
-
-
-def _unit(weights: np.ndarray) -> np.ndarray:
-    return (weights / np.linalg.norm(weights)).astype(np.float32)
 
 
 __all__ = ["DetachedItemItem", "ItemItemTables", "attach_item_item", "detach_item_item", "fit_item_item"]
