@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..utils import atomic_directory, atomic_write_json
+from .early_stopping import Judgement
 from .ranking import top_items
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class Baseline(ABC):
 
     Attributes:
         kind: name of the class in saved directories and recipes.
+        history: how it was judged while `fit` trained it; empty for a system that is not, and for a loaded one.
     """
 
     kind: ClassVar[str] = ""
+    history: Sequence[Judgement] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

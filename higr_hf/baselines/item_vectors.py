@@ -126,13 +126,14 @@ class SASRecItemVectors(ScoringBaseline):
         events, lengths = training_sequences(train, self.item_ids)
         sequences = np.split(events, np.cumsum(lengths)[:-1])
         longest = self.config.max_history + 1
-        train_network(
+        best = train_network(
             self.network,
             lambda epoch: runs(sequences, longest, plan.batch_size, np.random.default_rng((plan.seed, epoch))),
             self._loss,
             plan,
             validation_judge(self, validation, plan),
         )
+        self.history = best.history
         return self
 
     def _loss(self, batch: np.ndarray) -> torch.Tensor:

@@ -149,7 +149,8 @@ class ListCVAE(Baseline):
             generator = np.random.default_rng((plan.seed, epoch))
             return self._batches_of_lists(lists, generator) if lists else self._batches(sequences, generator)
 
-        train_network(self.network, batches, self._loss, plan, validation_judge(self, validation, plan))
+        best = train_network(self.network, batches, self._loss, plan, validation_judge(self, validation, plan))
+        self.history = best.history
         return self
 
     def _lists(self, train: Dataset) -> list[tuple[np.ndarray, np.ndarray]]:

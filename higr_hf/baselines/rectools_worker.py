@@ -163,21 +163,27 @@ class Validate(Callback):
         self.best = early_stopping.KeepBest(settings["patience"])
         self.model = None
 
+    def on_train_start(self, trainer, module) -> None:
+        """Only now does the clock run: preparing the data is no training."""
+        self.best = early_stopping.KeepBest(self.settings["patience"])
+
     def on_train_epoch_end(self, trainer, module) -> None:
         """Judge, keep the best weights, and stop the trainer when there is nothing more to gain."""
         epoch = trainer.current_epoch + 1
         last = epoch == self.settings["epochs"]
         if not self.histories or (epoch % self.settings["eval_every"] and not last):
             return
+        weights = module.torch_model.state_dict
+        trainer.should_stop |= self.best.judge(epoch, self._ndcg, lambda: {k: v.clone() for k, v in weights().items()})
+        module.torch_model.train()
+        print(f"epoch {epoch}: validation ndcg {self.best.history[-1].score:.4f}", file=sys.stderr, flush=True)
+
+    def _ndcg(self) -> float:
         scorer = Scorer(self.model, self.num_items, self.counts)
         scores = scorer(self.histories)
         exclude = self.histories if self.settings["exclude_history"] else None
         slates = ranking.top_items(scores, self.settings["slate_size"], exclude)
-        value = metrics.mean_over_users(metrics.ndcg_per_user(slates, self.targets))
-        module.torch_model.train()
-        weights = module.torch_model.state_dict
-        trainer.should_stop |= self.best.update(epoch, value, lambda: {k: v.clone() for k, v in weights().items()})
-        print(f"epoch {epoch}: validation ndcg {value:.4f}", file=sys.stderr, flush=True)
+        return metrics.mean_over_users(metrics.ndcg_per_user(slates, self.targets))
 
 
 def fit(folder: Path, job: dict, arrays: dict) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from ..data.embeddings import training_sequences
 from ..utils import atomic_write_json
 from .base import Arrays, ScoringBaseline
+from .early_stopping import Judgement
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -111,6 +113,7 @@ class SequentialBaseline(ScoringBaseline):
             self._run(folder, "fit", inputs)
             self.state = load_file(folder / "state.safetensors")
             self.outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        self.history = [Judgement(*row) for row in self.outcome["history"]]
         return self
 
     def scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
@@ -163,9 +166,10 @@ class SequentialBaseline(ScoringBaseline):
         atomic_write_json(folder / "job.json", job)
         save_file({name: np.ascontiguousarray(array) for name, array in inputs.items()}, folder / "inputs.safetensors")
         # -I: neither this checkout nor the caller's PYTHONPATH may shadow the environment's packages.
-        done = subprocess.run(
-            [str(rectools_python()), "-I", str(WORKER), str(folder)], capture_output=True, text=True, check=False
-        )
+        command = [str(rectools_python()), "-I", str(WORKER), str(folder)]
+        # As many threads there as here: what the two take is compared.
+        threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=threads)
         if done.returncode:
             raise RuntimeError(
                 f"{self.kind} failed in RecTools' environment (status {done.returncode}):\n{done.stderr[-2000:]}"

@@ -125,13 +125,14 @@ class TIGER(Baseline):
         self.network = T5ForConditionalGeneration(self.config).to(default_device())
         events, lengths = training_sequences(train, self.item_ids)
         sequences = np.split(events, np.cumsum(lengths)[:-1])
-        train_network(
+        best = train_network(
             self.network,
             lambda epoch: self._batches(sequences, np.random.default_rng((plan.seed, epoch))),
             self._loss,
             plan,
             validation_judge(self, validation, plan),
         )
+        self.history = best.history
         return self
 
     def _batches(

@@ -106,7 +106,7 @@ def train_network(
         if judge is None or (epoch % plan.eval_every and epoch < plan.epochs):
             continue
         network.eval()
-        if best.update(epoch, judge(), lambda: copy.deepcopy(network.state_dict())):
+        if best.judge(epoch, judge, lambda: copy.deepcopy(network.state_dict())):
             break
     if best.state is not None:
         network.load_state_dict(best.state)

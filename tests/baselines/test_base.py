@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from higr_hf.baselines import EASE, Baseline, Popularity, ScoringBaseline, top_items
-from higr_hf.baselines.early_stopping import KeepBest
+from higr_hf.baselines.early_stopping import KeepBest, TrainingClock
 from higr_hf.data import leave_last_out, synthetic_log
 from higr_hf.evaluation import SlateEvaluator
 
@@ -113,12 +113,28 @@ def test_baselines_answer_the_evaluator_on_the_whole_catalogue():
 def test_the_best_epoch_is_kept_and_ties_are_no_gain():
     best, kept = KeepBest(patience=3), iter(["first", "second"])
     scores = {5: 0.2, 10: 0.4, 15: 0.4, 20: 0.1, 25: 0.3}
-    stops = [best.update(epoch, score, lambda: next(kept)) for epoch, score in scores.items()]
+    given = iter(scores.values())
+    stops = [best.judge(epoch, lambda: next(given), lambda: next(kept)) for epoch in scores]
     assert stops == [False, False, False, False, True]
     assert (best.epoch, best.score, best.state) == (10, 0.4, "second")
-    assert best.history[-1] == (25, 0.3)
+    assert [judgement[:2] for judgement in best.history] == list(scores.items())
 
 
 def test_without_patience_training_goes_on():
     best = KeepBest(patience=0)
-    assert not any(best.update(epoch, 0.0, dict) for epoch in range(1, 50))
+    assert not any(best.judge(epoch, float, dict) for epoch in range(1, 50))
+
+
+def test_training_and_judging_are_timed_apart():
+    time = [0.0]
+
+    def passes(seconds: float, result: float = 0.0) -> float:
+        time[0] += seconds
+        return result
+
+    best = KeepBest(patience=0, clock=TrainingClock(lambda: time[0]))
+    for epoch, score in ((1, 0.2), (2, 0.1)):
+        passes(10.0)
+        best.judge(epoch, lambda score=score: passes(3.0, score), lambda: passes(1.0))
+    # Only the first was better: a copy of the state was taken, and is no training either.
+    assert best.history == [(1, 0.2, 10.0, 4.0), (2, 0.1, 20.0, 7.0)]

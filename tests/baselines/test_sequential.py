@@ -10,8 +10,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 
 from higr_hf.baselines import HSTU, Baseline, BERT4Rec, Popularity, SASRec, sequential
+from higr_hf.baselines.early_stopping import Judgement
 from higr_hf.data import leave_last_out, synthetic_log
 from higr_hf.evaluation import SlateEvaluator
 
@@ -20,7 +22,7 @@ SPLITS = leave_last_out(LOG)
 TINY = {"factors": 16, "heads": 2, "blocks": 1, "max_history": 8, "learning_rate": 0.01, "dropout": 0.0}
 
 STAND_IN = """
-    import json, sys
+    import json, os, sys
     from pathlib import Path
     import numpy as np
     from safetensors.numpy import load_file, save_file
@@ -33,7 +35,8 @@ STAND_IN = """
             sys.exit("the loss is not finite")
         save_file({"counts": np.bincount(inputs["events"], minlength=number),
                    "item_order": np.arange(number), "targets": inputs["target_events"]}, folder / "state.safetensors")
-        outcome = {"parameters": 7, "schema": {"of": job["kind"]}, "epoch": 5, "history": [[5, 0.1]]}
+        outcome = {"parameters": 7, "schema": {"of": job["kind"]}, "epoch": 5, "history": [[5, 0.1, 2.0, 0.5]],
+                   "threads": os.environ["OMP_NUM_THREADS"]}
         (folder / "outcome.json").write_text(json.dumps(outcome))
     else:
         assert job["schema"] == {"of": job["kind"]}
@@ -73,6 +76,12 @@ def test_the_worker_gets_targets_of_validation_alone(stand_in):
     index = {item: row for row, item in enumerate(LOG.item_ids)}
     assert targets.tolist() == [index[item] for row in SPLITS["validation"]["target_item_ids"] for item in row]
     assert not len(SASRec(LOG.item_ids, **TINY).fit(SPLITS["train"]).state["targets"])
+
+
+def test_the_worker_has_as_many_threads_and_its_judgements_come_back(stand_in):
+    model = SASRec(LOG.item_ids, **TINY).fit(SPLITS["train"], SPLITS["validation"])
+    assert model.outcome["threads"] == str(torch.get_num_threads())
+    assert model.history == [Judgement(epoch=5, score=0.1, training_seconds=2.0, judging_seconds=0.5)]
 
 
 def test_what_the_worker_said_is_in_the_error(stand_in):
@@ -152,6 +161,6 @@ def test_rectools_models_learn_and_load_again_with_the_same_scores(kind, tmp_pat
     )
     judged = evaluator.evaluate(loaded).primary_value
     # The worker judged the epoch that it kept; weights, items and exclusions survived the way through the files.
-    assert judged == pytest.approx(dict(model.outcome["history"])[model.outcome["epoch"]], abs=1e-6)
+    assert judged == pytest.approx(max(score for _, score, *_ in model.history), abs=1e-6)
     assert judged > evaluator.evaluate(Popularity(LOG.item_ids).fit(SPLITS["train"])).primary_value
     assert np.isfinite(loaded.scores([np.array([], dtype=np.int64)])[0, model.state["item_order"]]).all()
