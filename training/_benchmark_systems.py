@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import numpy as np
 
 from higr_hf.baselines import Baseline, Mixture
 from higr_hf.baselines.base import baseline_class
+from higr_hf.baselines.early_stopping import Judgement
 from higr_hf.baselines.torch_training import default_device
 from higr_hf.checkpoint import TOKENIZER_FILES, load_checkpoint
 from higr_hf.evaluation import SlateEvaluator
 from higr_hf.recommender import SlateRecommender
+from higr_hf.speed.learning import LearningClock
 from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
@@ -37,12 +39,16 @@ SLATE_BATCH_SIZE = 128
 
 @dataclass(frozen=True)
 class System:
-    """A trained system: `recommend` answers the evaluator, `save` writes what `load` reads."""
+    """A trained system: `recommend` answers the evaluator, `save` writes what `load` reads.
+
+    `history` is how it was judged while it was trained just now; empty for one that was loaded.
+    """
 
     recommend: Callable[[Mapping[str, Any]], np.ndarray]
     parameters: int
     save: Callable[[Path], Any]
     batch_size: int = BATCH_SIZE
+    history: Sequence[Judgement] = ()
 
 
 @dataclass
@@ -149,8 +155,9 @@ def fit_system(
         tokenizer = bench.tokenizer(system.tokenizer, seed)
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
         options["exclude_history"] = bench.protocol.exclude_history
-        train.main(bench.command(**options, resume_from_checkpoint=True))
-        return load_system(bench, system, settings, work / "model")
+        clock = LearningClock(f"eval_ndcg@{bench.arguments.slate_size}")
+        train.main(bench.command(**options, resume_from_checkpoint=True), callbacks=[clock])
+        return replace(load_system(bench, system, settings, work / "model"), history=clock.history)
     if system.kind == Mixture.kind:
         first, second = (Baseline.from_pretrained(path) for path in parts)
         return _baseline(Mixture(bench.item_ids, first=first, second=second, **settings), bench)
@@ -187,4 +194,9 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
 
 def _baseline(baseline: Baseline, bench: Workbench) -> System:
     size = bench.protocol.list_size
-    return System(lambda batch: baseline(batch, size), baseline.num_parameters(), baseline.save_pretrained)
+    return System(
+        lambda batch: baseline(batch, size),
+        baseline.num_parameters(),
+        baseline.save_pretrained,
+        history=baseline.history,
+    )

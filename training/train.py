@@ -14,10 +14,11 @@ a kill. The test split is out of reach here: `training.evaluate` judges on it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from higr_hf.checkpoint import TOKENIZER_FILES, save_checkpoint
 from higr_hf.data.encoding import FeatureEdges
@@ -41,8 +42,13 @@ class TokenizerArguments:
     tokenizer: str = field(default="", metadata={"help": "Directory of the fitted tokenizer."})
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Train, keep the best model, judge it on the validation split; returns its metrics (on the main process)."""
+def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Train, keep the best model, judge it on the validation split; returns its metrics (on the main process).
+
+    Args:
+        argv: the command line without the program.
+        callbacks: further ones of the trainer, for scripts that watch it.
+    """
     source, data, options, arguments = parse_recipe(
         (TokenizerArguments, DataArguments, ModelArguments, TrainerArguments), argv, description=__doc__ or ""
     )
@@ -68,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         slate_size=data.slate_size,
         seed=arguments.seed,
     )
-    trainer = experiment.trainer(arguments)
+    trainer = experiment.trainer(arguments, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
