@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     output = check_output(options.output_dir)
     began = time.perf_counter()
     log, splits = load_splits(data)
+    started = time.process_time()
     embeddings = vectors(log, splits["train"], options.embeddings)
     similar = None
     if options.method == "crq-vae":
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         checkpoint_dir=output / "checkpoint",
         **settings,
     )
+    processor_seconds = time.process_time() - started
     tokenizer = HiGRTokenizer.from_codes(
         list(log.items["item_id"]),
         fitted.codes,
@@ -114,6 +116,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "metrics": {name: None if math.isnan(value) else value for name, value in fitted.metrics.items()},
         "history": fitted.history,
         "seconds": time.perf_counter() - began,
+        "processor_seconds": processor_seconds,
         "command": current_command(),
         "environment": environment_info(),
     }
@@ -123,11 +126,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return fitted.metrics
 
 
-def vectors(log: InteractionLog, train: Dataset, kind: str) -> np.ndarray:
+def vectors(log: InteractionLog, train: Dataset, kind: str, cache_dir: str | None = None) -> np.ndarray:
     """Embeddings float32 `[N, E]`; `title` reads the titles alone, which hold no category names."""
     if kind == "title":
-        return text_embeddings(list(log.items["title"]))
-    return item_embeddings(log.items, train, kind=kind)
+        return text_embeddings(list(log.items["title"]), cache_dir=cache_dir)
+    return item_embeddings(log.items, train, kind=kind, cache_dir=cache_dir)
 
 
 def positives(log: InteractionLog, train: Dataset, kinds: str, embeddings: np.ndarray) -> np.ndarray:
