@@ -51,7 +51,7 @@ class TableSpec:
             Of rows with the same dataset, system, variant and seed the last one counts.
         sort: metric to order lines by, best first; by default they come in the order of the file.
         ascending: order the smallest first.
-        digits: decimals.
+        digits: decimals, or metric -> its decimals (four where it is not named).
         bold: mark the best mean of every column (the smallest for `lower_is_better`).
         lower_is_better: metrics that are better when small.
     """
@@ -62,7 +62,7 @@ class TableSpec:
     by: tuple[str, ...] = ("system", "variant")
     sort: str | None = None
     ascending: bool = False
-    digits: int = 4
+    digits: int | Mapping[str, int] = 4
     bold: bool = True
     lower_is_better: tuple[str, ...] = _LOWER_IS_BETTER
 
@@ -129,12 +129,13 @@ def render_table(rows: list[Row], spec: TableSpec) -> str:
         order.sort(key=lambda line: missing_last[line])
     best = [_best(means[:, i], metric in spec.lower_is_better) for i, metric in enumerate(spec.metrics)]
 
+    digits = [spec.digits if isinstance(spec.digits, int) else spec.digits.get(m, 4) for m in spec.metrics]
     header = [*spec.by, *spec.metrics, "seeds"]
     table = [header, ["---"] * len(spec.by) + ["---:"] * (len(spec.metrics) + 1)]
     for line in order:
         label, columns, seeds = lines[line]
         cells = [
-            _cell(values, spec.digits, bold=spec.bold and len(lines) > 1 and means[line, i] == best[i])
+            _cell(values, digits[i], bold=spec.bold and len(lines) > 1 and means[line, i] == best[i])
             for i, values in enumerate(columns)
         ]
         table.append([*(text.replace("|", "\\|") for text in label), *cells, str(seeds)])

@@ -55,6 +55,9 @@ def test_rendering_by_hand(results):
         rows(), TableSpec("benchmark", ["ndcg@5"], where={"dataset": ["other"]}, by=["dataset"], digits=2)
     )
     assert one.splitlines()[-1] == "| other | 0.90 | 1 |"
+    seconds = [{**rows()[0], "metrics": {"ndcg@5": 0.5, "seconds": 12.34}}]
+    two = render_table(seconds, TableSpec("benchmark", ["ndcg@5", "seconds"], digits={"seconds": 1}))
+    assert two.splitlines()[-1].endswith("| 0.5000 | 12.3 | 1 |")
 
 
 def test_a_document_is_rendered_once_and_then_up_to_date(results, capsys):
