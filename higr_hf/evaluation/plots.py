@@ -196,3 +196,33 @@ def plot_growth(
             axis.set_xticks([], minor=True)
     axes[0].legend()
     return _save(figure, path)
+
+
+def plot_learning(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | os.PathLike,
+    *,
+    metric: str,
+    goals: Sequence[float] = (),
+) -> Path:
+    """What systems have learnt after how many seconds, on a logarithmic axis of time.
+
+    Args:
+        curves: system -> its (seconds, score) points in order, seconds above zero.
+        path: the picture.
+        metric: what the score is.
+        goals: scores that a line is drawn at.
+
+    Raises:
+        ValueError: for no systems, or one without points.
+    """
+    if not curves or not all(len(points) for points in curves.values()):
+        raise ValueError("Every system needs at least one point, and there must be a system.")
+    figure, (axis,) = _figure()
+    for goal in goals:
+        axis.axhline(goal, color="grey", linewidth=0.8, linestyle="dotted")
+    for system, points in curves.items():
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=system)
+    axis.set(xlabel="seconds of the processor", ylabel=metric, xscale="log")
+    axis.legend()
+    return _save(figure, path)

@@ -12,6 +12,7 @@ from higr_hf.evaluation.plots import (
     plot_code_usage,
     plot_diversity,
     plot_growth,
+    plot_learning,
     plot_scores,
     plot_training,
     training_series,
@@ -48,6 +49,7 @@ def test_pictures_are_written(tmp_path):
         plot_diversity(np.array([0.1, 0.2, np.nan]), np.array([0.3, np.nan, 0.1]), tmp_path / "d.png"),
         plot_scores({"higr": [0.1, 0.2], "ease": [0.1]}, tmp_path / "e.png", "ndcg@5"),
         plot_growth([GROWTH, GROWTH], ["ms", "megabytes"], tmp_path / "f.png"),
+        plot_learning({"higr": [(1.0, 0.1), (9.0, 0.2)]}, tmp_path / "g.png", metric="ndcg@5", goals=[0.15]),
     ]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert plot_code_usage(np.array([[0]]), [1], tmp_path / "e.svg").read_text().startswith("<?xml")
@@ -62,6 +64,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         plot_diversity(np.array([np.nan]), np.array([1.0]), tmp_path / "a.png")
     with pytest.raises(ValueError, match="all rows the same things"):
         plot_growth([GROWTH, {}], ["ms", "megabytes"], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="at least one point"):
+        plot_learning({"higr": []}, tmp_path / "a.png", metric="ndcg@5")
     assert not list(tmp_path.iterdir())
 
 
