@@ -60,21 +60,24 @@ class SlateRecommender:
 
     def generate(self, batch: Mapping[str, Sequence[Any]]) -> HiGRGenerateOutput:
         """The same, with scores and the candidates of every slot."""
+        self.model.eval()
+        return self.model.generate(**self.inputs(batch))
+
+    def inputs(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """What the model's `generate` is given for a batch: prompts, excluded items and the way of decoding."""
         prompts = self._collate([self._encode(batch, row) for row in range(len(batch["history_indices"]))])
         excluded = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["exclude_indices"]]
         options = dict(self.generation)
         if self.model.config.item_item_decays:
             whole = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["history_indices"]]
             options["history"] = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=-1)
-        device = self.model.device
-        self.model.eval()
-        return self.model.generate(
-            **{name: tensor.to(device) for name, tensor in prompts.items()},
-            slate_size=self.slate_size,
-            exclude=torch.nn.utils.rnn.pad_sequence(excluded, batch_first=True, padding_value=-1),
-            return_dict_in_generate=True,
+        return {
+            **{name: tensor.to(self.model.device) for name, tensor in prompts.items()},
+            "slate_size": self.slate_size,
+            "exclude": torch.nn.utils.rnn.pad_sequence(excluded, batch_first=True, padding_value=-1),
+            "return_dict_in_generate": True,
             **options,
-        )
+        }
 
     def _encode(self, batch: Mapping[str, Sequence[Any]], row: int) -> EncodedSequence:
         items = np.asarray(batch["history_indices"][row], dtype=np.int64)

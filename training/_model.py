@@ -97,6 +97,19 @@ def check_wish(wish: int | None, edges: FeatureEdges) -> None:
         )
 
 
+def check_unseen(slate_size: int, model: HiGRForSlateGeneration) -> None:
+    """The held-out slates must not reach back into what the model was trained on.
+
+    Raises:
+        SystemExit: for slates longer than those that its training held out.
+    """
+    if slate_size > model.config.slate_size:
+        raise SystemExit(
+            f"error: --slate_size {slate_size} would ask for events that the model, trained for slates of "
+            f"{model.config.slate_size}, has seen in training: use {model.config.slate_size} or less"
+        )
+
+
 def check_best_metric(arguments: TrainingArguments, slate_size: int, patience: int) -> None:
     """What chooses the best model must be measured: found out now instead of at the first evaluation.
 

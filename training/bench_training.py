@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from higr_hf.evaluation import append_rows, make_row
-from higr_hf.speed import Timing, interleaved, measure_ceilings
+from higr_hf.speed import Timing, interleaved, measure_ceilings, own_clock
 from higr_hf.speed.training_systems import SYSTEMS, TrainingBench, TrainingShape
 from higr_hf.utils import keep_freed_memory
 
@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     check_output(options.results)
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as `SlateTrainer` has it
-    # One thread's own seconds: what else runs on the machine takes no part in them.
-    clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter
+    clock = own_clock(options.device, options.threads)
     written = []
     for shape in shapes:
         for name in parsed(options.dtypes):

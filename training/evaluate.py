@@ -20,7 +20,7 @@ from higr_hf.recommender import SlateRecommender
 
 from ._args import check_output, parse_recipe, run
 from ._data import DataArguments, aligned, diversity_vectors, load_splits
-from ._model import check_wish, generation_of
+from ._model import check_unseen, check_wish, generation_of
 
 
 @dataclass
@@ -57,11 +57,7 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
         raise SystemExit("error: --model is missing: the directory that training wrote, such as runs/quickstart/model")
     model, tokenizer = load_checkpoint(options.model)
     generation = generation_of(options.generation, type(model))
-    if data.slate_size > model.config.slate_size:
-        raise SystemExit(
-            f"error: --slate_size {data.slate_size} would ask for events that the model, trained for slates of "
-            f"{model.config.slate_size}, has seen in training: use {model.config.slate_size} or less"
-        )
+    check_unseen(data.slate_size, model)
     output = check_output(options.output_dir)
     model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     recommender = SlateRecommender(model, tokenizer, data.slate_size, options.wish, generation)

@@ -145,7 +145,7 @@ class SlateEvaluator:
         """
         slates, seconds = [], []
         for start in tqdm(range(0, len(self._rows), self.batch_size), desc=desc, disable=not self.progress):
-            batch = self._batch(start)
+            batch = self.rows(range(start, min(start + self.batch_size, len(self._rows))))
             began = time.perf_counter()
             answer = _as_numpy(recommend(batch))
             seconds.append(time.perf_counter() - began)
@@ -161,9 +161,10 @@ class SlateEvaluator:
         }
         return result
 
-    def _batch(self, start: int) -> Batch:
-        batch = self._rows[start : start + self.batch_size]
-        histories = self._histories[start : start + self.batch_size]
+    def rows(self, users: Sequence[int]) -> Batch:
+        """What a recommender is given for some users, known by their row in the split."""
+        batch = self._rows[users]
+        histories = [self._histories[user] for user in users]
         nothing = np.empty(0, dtype=np.int64)
         excluded = [np.unique(items) if self.exclude_history else nothing for items in histories]
         return {**batch, "history_indices": histories, "exclude_indices": excluded}

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of repeated calls.
+    """Seconds of repeated calls.
 
     Attributes:
         seconds: one entry a call.
@@ -33,6 +33,27 @@ class Timing:
         """Distance between the quartiles, in seconds."""
         low, high = np.percentile(self.seconds, [25, 75])
         return float(high - low)
+
+    def gains(self, other: Timing) -> tuple[float, float, float]:
+        """How many times longer another call took, round by round: lower quartile, median and upper quartile.
+
+        Example:
+            >>> Timing((1.0, 2.0, 4.0)).gains(Timing((2.0, 6.0, 16.0)))
+            (2.5, 3.0, 3.5)
+        """
+        ratios = np.asarray(other.seconds) / np.asarray(self.seconds)
+        low, median, high = np.percentile(ratios, [25, 50, 75])
+        return float(low), float(median), float(high)
+
+
+def own_clock(device: str = "cpu", threads: int = 1) -> Callable[[], float]:
+    """The process's own seconds for one thread on a CPU, so that what else runs there takes no part; else the wall's.
+
+    Example:
+        >>> own_clock("cpu", threads=1) is time.process_time, own_clock("cpu", threads=2) is time.perf_counter
+        (True, True)
+    """
+    return time.process_time if device == "cpu" and threads == 1 else time.perf_counter
 
 
 def interleaved(

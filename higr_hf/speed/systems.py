@@ -123,8 +123,7 @@ class Bench:
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
-        if prepared not in PREPARATIONS:
-            raise ValueError(f"prepared must be one of {PREPARATIONS}; got {prepared!r}.")
+        check_preparation(prepared)
         if shape.num_items > shape.codebook_size**3:
             raise ValueError(f"{shape.codebook_size}³ codes cannot name {shape.num_items} items: use more codes.")
         self.shape, self.prepared, self.device, self.seed = shape, prepared, torch.device(device), seed
@@ -155,16 +154,7 @@ class Bench:
         config_class, model_class = architecture(kind)
         model: PreTrainedModel = model_class(config_class.from_preset(self.shape.preset, **self.sizes)).eval()
         model.set_catalog(self.codes)
-        if self.prepared == "bfloat16":
-            model.to(torch.bfloat16)
-        if self.prepared == "int8":
-            model = quantize_int8(model)
-        model.to(self.device)
-        if self.prepared == "input-major":
-            input_major(model)
-        if self.prepared == "compiled":
-            _compile_stages(model)
-        return model
+        return prepare(model, self.prepared, self.device)
 
     @functools.cache  # noqa: B019
     def _trie(self) -> SIDTrie:
@@ -217,6 +207,27 @@ class Bench:
             num_beams=system.options["num_beams"],
             use_cache=system.options.get("use_cache", True),
         )
+
+
+def check_preparation(prepared: str) -> None:
+    """Raise a `ValueError` for a preparation that there is not."""
+    if prepared not in PREPARATIONS:
+        raise ValueError(f"prepared must be one of {PREPARATIONS}; got {prepared!r}.")
+
+
+def prepare(model: PreTrainedModel, prepared: str, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """A float32 model made ready to be timed, see [`Bench`]; in place where that can be."""
+    check_preparation(prepared)
+    if prepared == "bfloat16":
+        model.to(torch.bfloat16)
+    if prepared == "int8":
+        model = quantize_int8(model)
+    model.to(device)
+    if prepared == "input-major":
+        input_major(model)
+    if prepared == "compiled":
+        _compile_stages(model)
+    return model
 
 
 def _compile_stages(model: PreTrainedModel) -> None:

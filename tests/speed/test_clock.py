@@ -28,6 +28,12 @@ def test_median_and_spread_by_hand():
     assert (timing.median, timing.spread) == (3.0, 2.0)
 
 
+def test_gains_compare_calls_of_one_round():
+    flat, once = Timing((8.0, 30.0, 40.0)), Timing((2.0, 10.0, 8.0))
+    assert once.gains(flat) == (3.5, 4.0, 4.5)
+    assert flat.gains(flat) == (1.0, 1.0, 1.0)
+
+
 def test_counts_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="min_repeats"):
         interleaved({}, min_repeats=3, max_repeats=2)
