@@ -226,3 +226,91 @@ def plot_learning(
     axis.set(xlabel="seconds of the processor", ylabel=metric, xscale="log")
     axis.legend()
     return _save(figure, path)
+
+
+def best_tradeoffs(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of (cost, value) points that no other one beats in both, cheapest first.
+
+    A point is left out where another costs no more and is worth no less; of equal points the first stays.
+
+    Example:
+        >>> best_tradeoffs({"slow": (9.0, 0.3), "fast": (1.0, 0.2), "worse": (4.0, 0.2)})
+        ['fast', 'slow']
+    """
+    kept: list[str] = []
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not kept or points[name][1] > points[kept[-1]][1]:
+            kept.append(name)
+    return kept
+
+
+def plot_tradeoff(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]],
+    path: str | os.PathLike,
+    *,
+    cost: str,
+    value: str,
+    groups: Mapping[str, str],
+) -> Path:
+    """Value over cost, a point a name, with a line through the best tradeoffs; costs stand on a logarithmic axis.
+
+    Args:
+        panels: title -> name -> (cost, value).
+        path: the picture.
+        cost, value: what the axes show.
+        groups: name -> what its colour says.
+
+    Raises:
+        ValueError: for no panels, or one without points.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("There must be a panel, and every panel needs at least one point.")
+    figure, axes = _figure(len(panels))
+    figure.set_size_inches(6.5 * len(panels), 5)
+    colours = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(groups.values()))}
+    for axis, (title, points) in zip(axes, panels.items(), strict=True):
+        best = best_tradeoffs(points)
+        axis.plot(*zip(*(points[name] for name in best), strict=True), color="grey", linewidth=1, zorder=1)
+        for group, colour in colours.items():
+            mine = [point for name, point in points.items() if groups[name] == group]
+            if mine:
+                axis.scatter(*zip(*mine, strict=True), s=22, color=colour, label=group)
+        axis.set(xlabel=cost, ylabel=value, title=title, xscale="log")
+        axis.margins(0.2)
+    axes[0].legend()
+    figure.draw_without_rendering()  # places the axes, so that labels can be kept apart
+    figure.set_layout_engine("none")
+    for axis, points in zip(axes, panels.values(), strict=True):
+        _label_points(axis, points)
+    return _save(figure, path)
+
+
+def _label_points(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write every name near its point, where no other name or point stands."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    places = [axis.transData.transform(point) for point in points.values()]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in places]
+    inside = axis.get_window_extent()
+    # Nearest first: beside the point, then further up and down.
+    offsets = [(side, way * step) for step in range(0, 130, 9) for way in (1, -1) for side in (6, -6)]
+    for name in sorted(points, key=lambda name: -points[name][1]):
+        for place, (right, up) in enumerate(offsets):
+            text = axis.annotate(
+                name,
+                points[name],
+                xytext=(right, up),
+                textcoords="offset points",
+                fontsize=7,
+                ha="left" if right > 0 else "right",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "silver", "linewidth": 0.6, "shrinkA": 0} if up else None,
+            )
+            text.update_positions(axis.figure.canvas.get_renderer())
+            box = Text.get_window_extent(text)  # an annotation's own one holds its line too
+            free = not box.count_overlaps(taken) and inside.containsx(box.x0) and inside.containsx(box.x1)
+            if (free and inside.containsy(box.y0) and inside.containsy(box.y1)) or place == len(offsets) - 1:
+                break
+            text.remove()
+        taken.append(box)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from higr_hf.evaluation.plots import (
+    best_tradeoffs,
     code_usage,
     plot_code_usage,
     plot_diversity,
     plot_growth,
     plot_learning,
     plot_scores,
+    plot_tradeoff,
     plot_training,
     training_series,
 )
@@ -26,6 +28,8 @@ LOG = [
 ]
 PNG = b"\x89PNG\r\n\x1a\n"
 GROWTH = {"history": {"higr": [(50, 1.0), (200, 3.0)]}, "preset": {"higr": [("tiny", 1.0), ("small", 9.0)]}}
+POINTS = {"flat beam": (9.0, 0.2), "flat greedy": (4.0, 0.1), "plan-once": (1.0, 0.2), "sequential": (2.0, 0.3)}
+SYSTEMS = {"flat beam": "onerec", "flat greedy": "onerec", "plan-once": "higr", "sequential": "higr"}
 
 
 def test_series_are_the_losses_and_the_metrics():
@@ -40,6 +44,26 @@ def test_code_usage_by_hand():
         code_usage(np.zeros((2, 2), dtype=int), [3])
 
 
+def test_the_best_tradeoffs_are_beaten_by_nobody():
+    assert best_tradeoffs(POINTS) == ["plan-once", "sequential"]
+    assert best_tradeoffs({"a": (1.0, 0.1), "b": (1.0, 0.2), "c": (1.0, 0.2), "d": (0.5, 0.05)}) == ["d", "b"]
+
+
+def test_labels_stand_apart(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    from higr_hf.evaluation import plots
+
+    seen = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: seen.append(figure))
+    close = {f"setting {number}": (1 + number / 100, 0.2) for number in range(8)}
+    plot_tradeoff({"all": close}, tmp_path, cost="ms", value="NDCG@5", groups=dict.fromkeys(close, "higr"))
+    boxes = [Text.get_window_extent(text) for text in seen[0].axes[0].texts]
+    assert [text.get_text() for text in seen[0].axes[0].texts] == list(close)
+    assert not any(box.count_overlaps(boxes[:place]) for place, box in enumerate(boxes))
+
+
 def test_pictures_are_written(tmp_path):
     pytest.importorskip("matplotlib")
     files = [
@@ -50,6 +74,7 @@ def test_pictures_are_written(tmp_path):
         plot_scores({"higr": [0.1, 0.2], "ease": [0.1]}, tmp_path / "e.png", "ndcg@5"),
         plot_growth([GROWTH, GROWTH], ["ms", "megabytes"], tmp_path / "f.png"),
         plot_learning({"higr": [(1.0, 0.1), (9.0, 0.2)]}, tmp_path / "g.png", metric="ndcg@5", goals=[0.15]),
+        plot_tradeoff({"batch 1": POINTS}, tmp_path / "h.png", cost="ms", value="NDCG@5", groups=SYSTEMS),
     ]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert plot_code_usage(np.array([[0]]), [1], tmp_path / "e.svg").read_text().startswith("<?xml")
@@ -66,6 +91,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         plot_growth([GROWTH, {}], ["ms", "megabytes"], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one point"):
         plot_learning({"higr": []}, tmp_path / "a.png", metric="ndcg@5")
+    with pytest.raises(ValueError, match="at least one point"):
+        plot_tradeoff({"batch 1": {}}, tmp_path / "a.png", cost="ms", value="NDCG@5", groups={})
     assert not list(tmp_path.iterdir())
 
 
