@@ -335,6 +335,7 @@ def _app(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from .checkpoint import load_release
     from .serving import Shapes, SlateEngine
+    from .utils import keep_freed_memory
 
     try:
         from .serving.http import create_app, serve
@@ -355,6 +356,8 @@ def _serve(options: argparse.Namespace) -> None:
         shapes=Shapes.covering(model.config, options.max_batch_size) if options.compile else None,
         compile=options.compile,
     )
+    if model.device.type == "cpu":
+        keep_freed_memory()  # temporaries of a batch are large, and this process does nothing else
     with engine:
         engine.warm_up()
         serve(create_app(engine), options.host, options.port, lambda where: print(f"serving on {where}", flush=True))

@@ -220,7 +220,7 @@ class HiGRModel(HiGRPreTrainedModel):
     def rotary(self, positions: torch.Tensor) -> KeyValue:
         """Rotary tables of unit positions `[B, T]`."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        dtype = self.planner.proj.weight.dtype
+        dtype = self.planner.norm.weight.dtype
         return rotary_table(positions, head_dim, self.config.rope_theta, dtype)
 
     def encode(self, units: torch.Tensor, num_history: torch.Tensor) -> tuple[torch.Tensor, KeyValue]:

@@ -26,6 +26,7 @@ from higr_hf.evaluation.results import read_rows
 from higr_hf.speed import Ceilings, interleaved, measure_ceilings, peak_memory
 from higr_hf.speed.growth import SYSTEMS, growth_of, one_at_a_time
 from higr_hf.speed.systems import Bench, Shape, System, all_systems
+from higr_hf.utils import keep_freed_memory
 from higr_hf.utils.environment import git_commit
 
 from ._args import check_output, mapping, parse_recipe, parsed, run
@@ -47,7 +48,10 @@ class SpeedArguments:
     batches: str = field(default="[1, 8, 32, 128]", metadata={"help": "Batch sizes."})
     variants: str = field(
         default="[float32]",
-        metadata={"help": "How HiGR and the flat model are prepared: float32, input-major, bfloat16, int8, compiled."},
+        metadata={
+            "help": "How HiGR and the flat model are prepared: float32, input-major, bfloat16, int8, "
+            "int8-products, compiled."
+        },
     )
     systems: str = field(default="", metadata={"help": "Comma-separated parts of systems' names; all when empty."})
     threads: int = field(default=1, metadata={"help": "Threads of torch."})
@@ -85,6 +89,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         shapes = list(dict.fromkeys(shape for values in grown.values() for shape in values))
     check_output(options.results)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `higr serve` has it
     written = []
     for shape in shapes:
         prepared = parsed(options.variants)
@@ -183,7 +188,7 @@ def _floor(bench: Bench, system: System, batch: int, ceilings: Ceilings, median:
     work = bench.work(system, batch)
     if work is None:
         return {}
-    size = {"bfloat16": 2, "int8": 1}.get(bench.prepared, 4)
+    size = {"bfloat16": 2, "int8": 1, "int8-products": 1}.get(bench.prepared, 4)
     return {f"times_floor@{batch}": median / ceilings.floor(work.operations, size * work.elements)}
 
 

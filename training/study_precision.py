@@ -3,8 +3,8 @@
     make quickstart
     python -m training.study_precision --source movielens-100k
 
-Judges the same weights in float32, bfloat16 and int8 (weights only) on the test split. `same_items` is the share of
-slots that hold the item float32 put there. Rows go to `results/benchmark.jsonl`.
+Judges the same weights in float32, bfloat16 and int8 (weights alone, and multiplied as integers) on the test split.
+`same_items` is the share of slots that hold the item float32 put there. Rows go to `results/benchmark.jsonl`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from higr_hf.checkpoint import load_checkpoint
-from higr_hf.deployment import quantize_int8
+from higr_hf.deployment import multiply_in_int8, quantize_int8
 from higr_hf.deployment.int8 import size_in_megabytes
 from higr_hf.evaluation import SlateEvaluator, append_rows, make_row
 from higr_hf.recommender import SlateRecommender
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
         "float32": lambda model: model.float(),
         "bfloat16": lambda model: model.to(torch.bfloat16),
         "int8 weights": quantize_int8,
+        "int8 products": lambda model: multiply_in_int8(quantize_int8(model)),
     }
     results, rows, reference = {}, [], None
     for name, convert in precisions.items():

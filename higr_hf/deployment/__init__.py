@@ -5,16 +5,19 @@ from __future__ import annotations
 from .adapters import planner_lora
 from .export import EncoderStep, GeneratorStep, PlannerStep, export_onnx, export_programs
 from .int8 import Int8Embedding, Int8Linear, load_int8, quantize_int8, save_int8
+from .int8_products import Int8ProductLinear, multiply_in_int8
 
 __all__ = [
     "EncoderStep",
     "GeneratorStep",
     "Int8Embedding",
     "Int8Linear",
+    "Int8ProductLinear",
     "PlannerStep",
     "export_onnx",
     "export_programs",
     "load_int8",
+    "multiply_in_int8",
     "planner_lora",
     "quantize_int8",
     "save_int8",

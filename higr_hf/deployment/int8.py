@@ -1,8 +1,8 @@
 """Weight-only int8: a quarter of the size on disk and in memory, for CPUs.
 
 Every matrix is stored as int8 with one float32 scale a row (absmax / 127), and multiplied out when it is used. So it
-saves memory and disk, not time. Norms, slot and step embeddings stay float32: they are small. The result is one
-safetensors file; nothing is pickled.
+saves memory and disk, not time; `int8_products` has the layers that multiply integers. Norms, slot and step embeddings
+stay float32: they are small. The result is one safetensors file; nothing is pickled.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from ..architectures import architecture
 from ..catalog_higr import Legality, SIDTrie
 from ..configuration_higr import SLATE_MODES
-from ..deployment import quantize_int8
+from ..deployment import multiply_in_int8, quantize_int8
 from ..deployment.memory_layout import input_major
 from .flat_llama import build_llama, generate_slates
 from .ranking import NextItemRanker
 from .work import Work, decoding_work
 
-PREPARATIONS = ("float32", "input-major", "bfloat16", "int8", "compiled")
+PREPARATIONS = ("float32", "input-major", "bfloat16", "int8", "int8-products", "compiled")
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Bench:
     Args:
         shape: what is decoded.
         prepared: `float32`, or what is done to HiGR and OneRec before they are timed: `input-major` weights in
-            float32, `bfloat16`, `int8` weights, or `compiled` in float32: the encoder, and HiGR's planner and the item
-            generator's step. OneRec's blocks work around its cache and stay as they are.
+            float32, `bfloat16`, `int8` weights, `int8-products` of them, or `compiled` in float32: the encoder, and
+            HiGR's planner and the item generator's step. OneRec's blocks work around its cache and stay as they are.
         device: where.
         seed: of weights, catalogue and prompts.
 
@@ -220,8 +220,10 @@ def prepare(model: PreTrainedModel, prepared: str, device: str | torch.device = 
     check_preparation(prepared)
     if prepared == "bfloat16":
         model.to(torch.bfloat16)
-    if prepared == "int8":
+    if prepared in ("int8", "int8-products"):
         model = quantize_int8(model)
+    if prepared == "int8-products":
+        model = multiply_in_int8(model)
     model.to(device)
     if prepared == "input-major":
         input_major(model)

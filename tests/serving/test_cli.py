@@ -31,8 +31,10 @@ def test_it_serves_on_loopback_and_closes_the_engine(model_dir, monkeypatch, cap
 
     monkeypatch.setattr("higr_hf.serving.http.create_app", create_app)
     monkeypatch.setattr("higr_hf.serving.http.serve", serve)
+    kept = []
+    monkeypatch.setattr("higr_hf.utils.keep_freed_memory", lambda: kept.append(True))  # it holds for a whole process
     assert cli.main(["serve", model_dir, "--slate-size", "3", "--max-queue", "7", "--cache-mb", "1"]) == 0
-    assert asked == [("app", 3)] and engines[0].closed
+    assert kept == [True] and asked == [("app", 3)] and engines[0].closed
     assert capsys.readouterr().out == "serving on http://127.0.0.1:8000\n"
 
 

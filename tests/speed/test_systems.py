@@ -87,7 +87,7 @@ def test_the_ranker_gives_the_best_products(bench):
     assert found[0].tolist() == products.topk(5).indices.tolist()
 
 
-@pytest.mark.parametrize("prepared", ["input-major", "bfloat16", "int8"])
+@pytest.mark.parametrize("prepared", ["input-major", "bfloat16", "int8", "int8-products"])
 def test_preparations(prepared):
     bench = Bench(SHAPE, prepared)
     systems = [system for system in all_systems(3) if bench.supports(system)]

@@ -64,8 +64,9 @@ def test_precisions_are_measured_on_one_model(tmp_path):
             "--generation", "{slate_mode: first_plan}", "--results", str(tmp_path),
         ]
     )  # fmt: skip
-    assert list(results) == ["float32", "bfloat16", "int8 weights"]
+    assert list(results) == ["float32", "bfloat16", "int8 weights", "int8 products"]
     assert results["float32"]["same_items"] == 1 and results["int8 weights"]["same_items"] > 0.5
+    assert results["int8 products"]["same_items"] > 0.5
     sizes = [metrics["megabytes"] for metrics in results.values()]
     assert sizes[0] > 1.9 * sizes[1] > 1.9 * 1.6 * sizes[2]
-    assert len(read_rows(tmp_path / "benchmark.jsonl")) == 3
+    assert len(read_rows(tmp_path / "benchmark.jsonl")) == 4
