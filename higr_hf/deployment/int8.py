@@ -188,6 +188,7 @@ def load_int8(directory: str | os.PathLike) -> tuple[HiGRForSlateGeneration, HiG
 
 
 def size_in_megabytes(model: nn.Module) -> float:
-    """What parameters and buffers take, in 10^6 bytes."""
+    """What parameters and buffers take, and what int8 layers keep in a kernel's own order, in 10^6 bytes."""
     tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+    packed = sum(getattr(module, "packed_bytes", 0) for module in model.modules())
+    return (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + packed) / 1e6

@@ -29,6 +29,7 @@ class Int8ProductLinear(Int8Linear):
         offset = torch.zeros(len(scale), dtype=torch.long)
         weight = torch.quantize_per_channel(layer.weight, scale, offset, axis=0, dtype=torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(weight, None)
+        self.packed_bytes = layer.quantized.numel()
         # Without VNNI sums of two products are kept in 16 bits, which 8 bits by 8 can overflow and 7 by 8 cannot.
         self._reduce_range = not torch.cpu.get_capabilities().get("avx512_vnni", False)
 

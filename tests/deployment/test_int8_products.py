@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from higr_hf.deployment import Int8Linear, Int8ProductLinear, load_int8, multiply_in_int8, quantize_int8, save_int8
-from higr_hf.deployment.int8 import WEIGHTS
+from higr_hf.deployment.int8 import WEIGHTS, size_in_megabytes
 from tests.deployment.conftest import make_parts
 
 pytestmark = pytest.mark.skipif(
@@ -61,6 +61,10 @@ def test_it_is_near_and_complete():
     assert torch.equal(copy.deepcopy(prepared)(**prompts).logits, prepared(**prompts).logits)
 
 
+def linear_weights(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [module.quantized for module in model.modules() if isinstance(module, Int8Linear)]
+
+
 def test_it_is_saved_as_any_int8_model(tmp_path):
     model, tokenizer = make_parts()
     prompts = tokenizer.encode_prompts([["i1", "i2"], []])
@@ -68,7 +72,10 @@ def test_it_is_saved_as_any_int8_model(tmp_path):
     prepared = multiply_in_int8(quantize_int8(model))
     again = save_int8(tmp_path / "again", prepared, tokenizer)
     assert (again / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
-    loaded = multiply_in_int8(load_int8(again)[0])
+    plainly = load_int8(again)[0]
+    size, matrices = size_in_megabytes(plainly), sum(x.numel() for x in linear_weights(plainly))
+    loaded = multiply_in_int8(plainly)
+    assert size_in_megabytes(loaded) == pytest.approx(size + matrices / 1e6)
     assert torch.equal(loaded(**prompts).logits, prepared(**prompts).logits)
 
 

@@ -18,7 +18,15 @@ def model_dir(tmp_path_factory):
     return str(save_checkpoint(tmp_path_factory.mktemp("cli") / "model", tester.model(), tokenizer_of(tester)))
 
 
-def test_it_serves_on_loopback_and_closes_the_engine(model_dir, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def kept_memory(monkeypatch) -> list[bool]:
+    """Asked for once a server; the allocator itself is left alone, for a setting holds for a whole process."""
+    asked: list[bool] = []
+    monkeypatch.setattr("higr_hf.utils.keep_freed_memory", lambda: asked.append(True))
+    return asked
+
+
+def test_it_serves_on_loopback_and_closes_the_engine(model_dir, kept_memory, monkeypatch, capsys):
     engines, asked = [], []
 
     def create_app(engine):
@@ -31,10 +39,8 @@ def test_it_serves_on_loopback_and_closes_the_engine(model_dir, monkeypatch, cap
 
     monkeypatch.setattr("higr_hf.serving.http.create_app", create_app)
     monkeypatch.setattr("higr_hf.serving.http.serve", serve)
-    kept = []
-    monkeypatch.setattr("higr_hf.utils.keep_freed_memory", lambda: kept.append(True))  # it holds for a whole process
     assert cli.main(["serve", model_dir, "--slate-size", "3", "--max-queue", "7", "--cache-mb", "1"]) == 0
-    assert kept == [True] and asked == [("app", 3)] and engines[0].closed
+    assert kept_memory == [True] and asked == [("app", 3)] and engines[0].closed
     assert capsys.readouterr().out == "serving on http://127.0.0.1:8000\n"
 
 
