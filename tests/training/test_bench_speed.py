@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,15 +47,18 @@ def test_a_system_that_is_too_slow_is_not_asked_for_more(tmp_path):
     assert all("ms@1" in row["metrics"] and "ms@2" not in row["metrics"] for row in rows)
 
 
-def test_the_recipe_is_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "shapes"), [("bench_speed", 9), ("bench_speed_prepared", 2), ("bench_speed_base", 1)]
+)
+def test_the_recipes_are_some(name, shapes, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(bench_speed, "_measure", lambda shape, *rest: seen.append(str(shape)) or [])
-    bench_speed.main(["--recipe", str(ROOT / "training/recipes/bench_speed.yaml"), "--results", str(tmp_path)])
-    assert len(set(seen)) == len(seen) == 10
-    bench_speed.main(
-        ["--recipe", str(ROOT / "training/recipes/bench_speed.yaml"), "--results", str(tmp_path), "--quick", "true"]
-    )
-    assert seen[10:] == seen[:1]
+    monkeypatch.setattr(bench_speed, "Bench", lambda *given: SimpleNamespace(supports=lambda system: True))
+    recipe = ["--recipe", str(ROOT / f"training/recipes/{name}.yaml"), "--results", str(tmp_path)]
+    bench_speed.main(recipe)
+    assert len(set(seen)) == len(seen) == shapes
+    bench_speed.main([*recipe, "--quick", "true"])
+    assert seen[shapes:] == seen[:1]
 
 
 def test_growth_changes_one_thing_at_a_time(tmp_path):
@@ -75,9 +79,10 @@ def test_the_recipe_of_growth_is_one(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(bench_speed, "_measure", lambda shape, *rest: seen.append(shape) or [])
     monkeypatch.setattr(bench_speed, "plot_growth", lambda *given: None)
+    monkeypatch.setattr(bench_speed, "Bench", lambda *given: SimpleNamespace(supports=lambda system: True))
     recipe = str(ROOT / "training/recipes/bench_speed_growth.yaml")
     bench_speed.main(["--recipe", recipe, "--results", str(tmp_path)])
-    assert len(set(seen)) == len(seen) == 11
+    assert len(set(seen)) == len(seen) == 12
 
 
 def test_an_unknown_part_of_a_shape_is_refused():
