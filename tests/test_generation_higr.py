@@ -82,6 +82,18 @@ def test_cached_equals_uncached(tester, mode, options):
     assert torch.allclose(results[0].scores, results[1].scores, atol=1e-4)
 
 
+@pytest.mark.parametrize(("said", "kept"), [({}, True), ({"use_cache": True}, True), ({"use_cache": False}, False)])
+def test_a_trained_models_cache_is_kept(tester, said, kept):
+    """A `Trainer` writes `use_cache` False into the configuration of what it trains, and checkpoints keep it."""
+    model = tester.model()
+    model.config.use_cache = False
+    model.generation_config.use_cache = said.get("use_cache")
+    asked = []
+    model.model.planner.register_forward_pre_hook(lambda module, given: asked.append(given[0].shape[1]))
+    model.generate(**prompts(tester, model.config), slate_mode="sequential", slate_size=3)
+    assert asked == ([1, 1, 1] if kept else [1, 2, 3])
+
+
 @pytest.mark.parametrize("mode", SLATE_MODES)
 @pytest.mark.parametrize("options", [{}, ITEM_ITEM], ids=["plain", "item-item"])
 def test_padding_and_batching_change_nothing(tester, mode, options):

@@ -19,7 +19,7 @@ from higr_hf import (
     load_checkpoint,
     save_checkpoint,
 )
-from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration
+from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration, search
 from higr_hf.baselines.onerec.cache import BeamCache
 from higr_hf.data.collators import SlateCollator
 from higr_hf.data.encoding import EncodedSequence, TokenLayout
@@ -113,6 +113,18 @@ def test_cached_equals_recomputed(tester, beams):
     )  # fmt: skip
     assert kept.candidates.equal(anew.candidates)
     assert torch.allclose(kept.candidate_scores, anew.candidate_scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [None, True, False])
+def test_a_trained_models_cache_is_kept(tester, kept, monkeypatch):
+    """A `Trainer` writes `use_cache` False into the configuration of what it trains, and checkpoints keep it."""
+    model = tester.model()
+    model.config.use_cache = False
+    model.generation_config.use_cache = kept
+    made = []
+    monkeypatch.setattr(search, "BeamCache", lambda *given: made.append(given) or BeamCache(*given))
+    model.generate(**prompts(tester, model.config), num_beams=2)
+    assert len(made) == (0 if kept is False else 1)
 
 
 def test_padding_and_batching_change_nothing(tester):
