@@ -8,7 +8,6 @@ import sys
 
 from transformers import TrainerCallback
 
-from higr_hf.experiment import Experiment
 from training import train
 
 
@@ -23,9 +22,7 @@ class _Kill(TrainerCallback):
 
 def main() -> None:
     """Train until the kill."""
-    trainer, kill = Experiment.trainer, _Kill(int(sys.argv[1]))
-    Experiment.trainer = lambda self, arguments: trainer(self, arguments, callbacks=[kill])
-    train.main(sys.argv[2:])
+    train.main(sys.argv[2:], callbacks=[_Kill(int(sys.argv[1]))])
 
 
 if __name__ == "__main__":
