@@ -176,7 +176,7 @@ class HiGRConfig(PreTrainedConfig):
     slate_token_id: int = 3
     unk_token_id: int = 4
     tie_word_embeddings: bool = False
-    use_cache: bool = True
+    use_cache: bool = True  # trainers write it; `generate` has an argument of its own
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("auto_map", dict(AUTO_MAP))

@@ -45,7 +45,7 @@ class SlateGenerationMixin(GenerationMixin):
         num_return_sequences: int | None = None,
         rerank_weight: float | None = None,
         allow_short: bool = False,
-        use_cache: bool | None = None,
+        use_cache: bool = True,
         generator: torch.Generator | None = None,
         context: SlateContext | None = None,
         generation_config: GenerationConfig | None = None,
@@ -82,8 +82,9 @@ class SlateGenerationMixin(GenerationMixin):
             rerank_weight (`float`, *optional*): Weight of the dense score in choosing among a beam's items.
             allow_short (`bool`): Fill missing slots with -1 when fewer legal items than slots exist, instead of
                 raising.
-            use_cache (`bool`, *optional*): Keep keys and values of earlier slots and codes, as is done unless
-                `generation_config` says False. Off recomputes them, for comparison; the result is the same.
+            use_cache (`bool`, defaults to `True`): Keep keys and values of earlier slots and codes. Off recomputes
+                them, for comparison; the result is the same. No configuration decides it: every `Trainer` writes False
+                into that of the model it trains.
             generator (`torch.Generator`, *optional*): Source of randomness when sampling.
             context ([`SlateContext`], *optional*): These prompts as they were encoded before (see
                 `higr_hf.serving`); encoded here when left out.
@@ -108,8 +109,6 @@ class SlateGenerationMixin(GenerationMixin):
         do_sample = bool(defaults.do_sample) if do_sample is None else do_sample
         temperature = (defaults.temperature or 1.0) if temperature is None else temperature
         rerank_weight = config.rerank_weight if rerank_weight is None else rerank_weight
-        # Not the configuration's: every `Trainer` writes False there, for training's sake, and checkpoints keep it.
-        use_cache = defaults.use_cache is not False if use_cache is None else use_cache
         repeats = (defaults.num_return_sequences or 1) if num_return_sequences is None else num_return_sequences
         if return_dict_in_generate is None:
             return_dict_in_generate = bool(defaults.return_dict_in_generate)

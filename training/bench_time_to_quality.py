@@ -135,9 +135,8 @@ def measure(bench: Workbench, system: SystemPlan, changes: Mapping[str, Any], se
         return known
     spent = 0.0 if system.tokenizer is None else tokenizer_seconds(bench, system.tokenizer, seed)
     work = path.with_suffix(".work")
-    shutil.rmtree(
-        work, ignore_errors=True
-    )  # a training that goes on from a checkpoint would have a curve without start
+    # A training that goes on from a checkpoint would have a curve without start.
+    shutil.rmtree(work, ignore_errors=True)
     began = time.perf_counter()
     history = list(fit_system(bench, system, settings, seed, work, []).history)
     if not history:

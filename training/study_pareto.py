@@ -162,7 +162,7 @@ def _measure(
             **mine.metrics,
             **judged[decoding.slates_of].metrics,
             **paired_metrics([mine], [first[reference.slates_of]], named),
-            "million_parameters": _parameters(bench, decoding) / 1e6,
+            "million_parameters": bench.model(decoding.system).num_parameters() / 1e6,
             "machine_gflops": ceilings.flops / 1e9,
             "machine_gb_per_second": ceilings.bandwidth / 1e9,
         }
@@ -211,10 +211,6 @@ def _evaluators(
         for size in (data.slate_size, min(5, data.slate_size))
     )
     return whole, top
-
-
-def _parameters(bench: TrainedBench, decoding: Decoding) -> int:
-    return sum(weights.numel() for weights in bench.model(decoding.system).parameters())
 
 
 def _time(

@@ -115,16 +115,15 @@ def test_cached_equals_recomputed(tester, beams):
     assert torch.allclose(kept.candidate_scores, anew.candidate_scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("kept", [None, True, False])
-def test_a_trained_models_cache_is_kept(tester, kept, monkeypatch):
+@pytest.mark.parametrize(("asked", "caches"), [({}, 1), ({"use_cache": False}, 0)])
+def test_a_trained_models_cache_is_kept(tester, asked, caches, monkeypatch):
     """A `Trainer` writes `use_cache` False into the configuration of what it trains, and checkpoints keep it."""
     model = tester.model()
-    model.config.use_cache = False
-    model.generation_config.use_cache = kept
+    model.config.use_cache = model.generation_config.use_cache = False
     made = []
     monkeypatch.setattr(search, "BeamCache", lambda *given: made.append(given) or BeamCache(*given))
-    model.generate(**prompts(tester, model.config), num_beams=2)
-    assert len(made) == (0 if kept is False else 1)
+    model.generate(**prompts(tester, model.config), num_beams=2, **asked)
+    assert len(made) == caches
 
 
 def test_padding_and_batching_change_nothing(tester):

@@ -6,28 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from higr_hf import save_checkpoint
-from higr_hf.architectures import architecture
 from higr_hf.baselines.onerec import search
 from higr_hf.checkpoint import CheckpointError
 from higr_hf.speed.systems import Bench, Shape
 from higr_hf.speed.trained import Decoding, TrainedBench
-from tests.training.workspace import write_log, write_tokenizer
+from tests.training.workspace import write_checkpoint, write_log, write_tokenizer
 
 FLAT = {"num_beams": 3}
-
-
-def write_checkpoint(folder, system, tokenizer, **fields):
-    """A small model with random weights, where training would have left one."""
-    torch.manual_seed(len(system))
-    config_class, model_class = architecture(system)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_history": 10, "slate_size": 3, "dense_head": False}
-    config = config_class.from_preset(
-        "tiny", codebook_sizes=[4, 6, 5], num_items=tokenizer.num_items, **{**sizes, **fields}
-    )
-    model = model_class(config)
-    model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
-    return str(save_checkpoint(folder / system, model, tokenizer))
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "max_history": 10, "slate_size": 3, "dense_head": False}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +22,9 @@ def folder(tmp_path_factory):
     log = write_log(folder, num_users=4)
     tokenizer = write_tokenizer(folder, log)
     for system in ("higr", "onerec"):
-        write_checkpoint(folder, system, tokenizer)
-    (folder / "other").mkdir()
-    write_checkpoint(folder / "other", "onerec", write_tokenizer(folder / "other", log, shift=1))
+        write_checkpoint(folder / system, tokenizer, system, **SIZES)
+    other = write_tokenizer(folder / "other", log, shift=1)
+    write_checkpoint(folder / "other" / "onerec", other, "onerec", **SIZES)
     return folder
 
 

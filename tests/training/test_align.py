@@ -13,13 +13,13 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-from higr_hf import HiGRConfig, HiGRForSlateGeneration, load_checkpoint, save_checkpoint
+from higr_hf import load_checkpoint, save_checkpoint
 from higr_hf.alignment import METHODS, load_preferences
 from higr_hf.alignment.trainers import SlateAlignment
 from higr_hf.data import leave_last_out
 from higr_hf.item_item import attach_item_item, fit_item_item
 from tests.training.test_train import complaint
-from tests.training.workspace import ROOT, SLATE_SIZE, write_log, write_tokenizer
+from tests.training.workspace import ROOT, SLATE_SIZE, write_checkpoint, write_log, write_tokenizer
 from training import align
 
 pytest.importorskip("trl")
@@ -41,14 +41,8 @@ def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("align")
     log = write_log(folder, num_users=48, noise=0.3)
     tokenizer = write_tokenizer(folder, log)
-    torch.manual_seed(0)
-    config = HiGRConfig(
-        codebook_sizes=[4, 6, 5], num_items=120, hidden_size=32, intermediate_size=64, max_history=12, dropout=0.0,
-        slate_size=SLATE_SIZE,
-    )  # fmt: skip
-    model = HiGRForSlateGeneration(config)
-    model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
-    save_checkpoint(folder / "start", model, tokenizer)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_history": 12, "slate_size": SLATE_SIZE}
+    write_checkpoint(folder / "start", tokenizer, **sizes, dropout=0.0)
     return folder
 
 
@@ -105,14 +99,8 @@ def test_the_recipes_are_whole(tmp_path):
 def test_item_item_tables_judge_but_do_not_teach(tmp_path, method):
     log = write_log(tmp_path, num_users=48, noise=0.3)
     tokenizer = write_tokenizer(tmp_path, log)
-    torch.manual_seed(0)
-    config = HiGRConfig(
-        codebook_sizes=[4, 6, 5], num_items=120, hidden_size=16, intermediate_size=32, max_history=12, dropout=0.0,
-        slate_size=SLATE_SIZE, catalog_prior=True,
-    )  # fmt: skip
-    model = HiGRForSlateGeneration(config)
-    model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
-    save_checkpoint(tmp_path / "start", model, tokenizer)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "max_history": 12, "slate_size": SLATE_SIZE}
+    model = write_checkpoint(tmp_path / "start", tokenizer, **sizes, dropout=0.0, catalog_prior=True)
     tables = fit_item_item(leave_last_out(log, slate_size=SLATE_SIZE)["train"], log.item_ids, neighbours=8)
     attach_item_item(model, tables, [20.0, 20.0, 3.0])
     save_checkpoint(tmp_path / "tables", model, tokenizer)

@@ -165,6 +165,12 @@ def test_what_cannot_be_measured_is_refused(folder, tmp_path, options, said):
         run(folder, **{"output_dir": tmp_path, **options})
 
 
+def test_a_gpu_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit, match="nothing of a GPU"):
+        run(folder)
+
+
 def test_the_recipe_is_one(monkeypatch, tmp_path):
     asked = []
 

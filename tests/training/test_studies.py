@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from higr_hf import HiGRConfig, HiGRForSlateGeneration, save_checkpoint
 from higr_hf.evaluation.results import read_rows
-from tests.training.workspace import write_log, write_recipe, write_tokenizer
+from tests.training.workspace import write_checkpoint, write_log, write_recipe, write_tokenizer
 from training import study_cold_items, study_precision
 
 
@@ -52,11 +50,7 @@ def test_what_nobody_knows_yet_cannot_be_embedded(capsys):
 def test_precisions_are_measured_on_one_model(tmp_path):
     log = write_log(tmp_path)
     tokenizer = write_tokenizer(tmp_path, log)
-    torch.manual_seed(0)
-    config = HiGRConfig.from_preset("tiny", codebook_sizes=[4, 6, 5], num_items=120, max_history=20)
-    model = HiGRForSlateGeneration(config)
-    model.set_catalog(torch.tensor(tokenizer.codes))
-    save_checkpoint(tmp_path / "model", model, tokenizer)
+    write_checkpoint(tmp_path / "model", tokenizer, max_history=20)
     results = study_precision.main(
         [
             "--model", str(tmp_path / "model"), "--interactions", str(tmp_path / "log.csv"),

@@ -11,8 +11,7 @@ import yaml
 
 from higr_hf.evaluation import SlateEvaluator, metrics
 from higr_hf.evaluation.results import read_rows
-from tests.speed.test_trained import write_checkpoint
-from tests.training.workspace import ROOT, write_log, write_tokenizer
+from tests.training.workspace import ROOT, write_checkpoint, write_log, write_tokenizer
 from training import study_pareto
 
 SETTINGS = {
@@ -31,7 +30,9 @@ def folder(tmp_path_factory):
     log = write_log(folder, num_users=12)
     tokenizer = write_tokenizer(folder, log)
     for system in ("higr", "onerec"):
-        write_checkpoint(folder, system, tokenizer, slate_size=6)
+        write_checkpoint(
+            folder / system, tokenizer, system, hidden_size=32, intermediate_size=64, max_history=10, slate_size=6
+        )
     return folder
 
 

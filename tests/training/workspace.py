@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
-from higr_hf import HiGRTokenizer
+from higr_hf import HiGRForSlateGeneration, HiGRTokenizer, save_checkpoint
+from higr_hf.architectures import architecture
 from higr_hf.data import InteractionLog, leave_last_out, synthetic_log
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +57,19 @@ def write_tokenizer(folder: Path, log: InteractionLog, num_feedback_levels: int 
     )
     tokenizer.save_pretrained(folder / "tokenizer")
     return tokenizer
+
+
+def write_checkpoint(
+    path: Path, tokenizer: HiGRTokenizer, system: str = "higr", **config: Any
+) -> HiGRForSlateGeneration:
+    """A small model of `write_tokenizer`'s items that has learnt nothing, saved where training would have left one."""
+    torch.manual_seed(0)
+    config_class, model_class = architecture(system)
+    sizes = {"codebook_sizes": list(tokenizer.codebook_sizes), "num_items": tokenizer.num_items}
+    model = model_class(config_class.from_preset("tiny", **{**sizes, **config}))
+    model.set_catalog(torch.as_tensor(np.array(tokenizer.codes)))
+    save_checkpoint(path, model, tokenizer)
+    return model
 
 
 def write_recipe(folder: Path, **options: Any) -> list[str]:

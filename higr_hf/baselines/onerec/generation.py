@@ -30,7 +30,7 @@ class FlatGenerationMixin:
         exclude_history: bool = False,
         allowed: torch.Tensor | Sequence[int] | None = None,
         allow_short: bool = False,
-        use_cache: bool | None = None,
+        use_cache: bool = True,
         context: SlateContext | None = None,
         return_dict_in_generate: bool | None = None,
         **kwargs: Any,
@@ -44,8 +44,7 @@ class FlatGenerationMixin:
             slate_size (`int`, *optional*): M; the configuration's by default.
             num_beams (`int`, *optional*): W, slates kept at every token; 1 decodes greedily.
             exclude, exclude_history, allowed, allow_short: as for HiGR.
-            use_cache (`bool`, *optional*): Keep keys and values of earlier tokens, as is done unless the model's
-                `generation_config` says False. Off recomputes them, for comparison; the result is the same.
+            use_cache (`bool`, defaults to `True`): as for HiGR, of earlier tokens.
             context ([`SlateContext`], *optional*): These prompts as they were encoded before.
             return_dict_in_generate (`bool`, *optional*): Return [`HiGRGenerateOutput`] instead of the sequences.
 
@@ -85,8 +84,6 @@ class FlatGenerationMixin:
             target=none,
             wish=layout.wish[:, None].expand(-1, slate_size),
         )
-        # Not the configuration's: every `Trainer` writes False there, for training's sake, and checkpoints keep it.
-        use_cache = self.generation_config.use_cache is not False if use_cache is None else use_cache
         search = FlatBeamSearch(self, legal, num_beams, use_cache)
         result = search.run(context, self.model.slate_inputs(context.encoded, queries), slate_size)
         result.sequences = self._slate_sequences(input_ids, result.slates)
