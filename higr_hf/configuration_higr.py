@@ -107,7 +107,8 @@ class HiGRConfig(PreTrainedConfig):
         attention_dropout (`float`, defaults to 0.0): On attention probabilities.
         rms_norm_eps (`float`, defaults to 1e-6), initializer_range (`float`, defaults to 0.02),
         rope_theta (`float`, defaults to 10000.0): Numerics.
-        embedding_range (`float`, *optional*): Standard deviation of fresh embeddings, hidden_size^-½ by default.
+        embedding_range (`float`, *optional*): Standard deviation of fresh embeddings; by default `initializer_range`
+            with a catalogue prior, whose scores of items it has seen little of then stay small, else hidden_size^-½.
         tokenizer_fingerprint (`str`, *optional*): Fingerprint of the tokenizer the model was trained with; a
             different tokenizer is refused instead of silently renaming items.
 

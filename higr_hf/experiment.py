@@ -37,6 +37,8 @@ class ExperimentSettings:
         generation: how slates are decoded in evaluation, arguments of `generate`.
         wish: feedback level asked for in evaluation.
         exclude_history: whether items of the history may not be recommended again.
+        every_event: whether a pass holds a sequence longer than the model's history as often as it takes for every
+            event to be drawn about once; otherwise once.
         eval_users: users (drawn once) of the validation split that judge the model while it trains.
         patience: evaluations without a better validation metric before training stops; 0 to never stop early.
     """
@@ -48,6 +50,7 @@ class ExperimentSettings:
     generation: Mapping[str, Any] = field(default_factory=dict)
     wish: int | None = None
     exclude_history: bool = True
+    every_event: bool = False
     eval_users: int | None = None
     patience: int = 0
 
@@ -137,14 +140,17 @@ class Experiment:
         def slate_metrics(model: HiGRForSlateGeneration) -> dict[str, float]:
             return evaluator.evaluate(self.recommender()).metrics
 
+        collator = self.collator()
+        runs = collator.num_runs if self.settings.every_event else lambda length: 1
+        train = [row for row in self.sequences("train") if len(row)]
         callbacks = list(kwargs.pop("callbacks", []))
         if self.settings.patience:
             callbacks.append(EarlyStoppingCallback(self.settings.patience))
         return SlateTrainer(
             self.model,
             arguments,
-            data_collator=self.collator(),
-            train_dataset=[row for row in self.sequences("train") if len(row)],
+            data_collator=collator,
+            train_dataset=[row for row in train for _ in range(runs(len(row)))],
             eval_dataset=[validation[user] for user in users],
             slate_metrics=slate_metrics,
             callbacks=callbacks,

@@ -107,11 +107,17 @@ class HiGRPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
             wide = self.config.embedding_range
-            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5 if wide is None else wide)
+            if wide is None:
+                wide = std if self.config.catalog_prior else self.config.hidden_size**-0.5
+            nn.init.normal_(module.weight, std=wide)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, SlatePlanner) and isinstance(module.proj, nn.Linear):
+            # A plan vector begins as the planner's state: the item vectors it is compared with are what states are
+            # made of, and a random map between the two has to be unlearnt first.
+            nn.init.eye_(module.proj.weight)
         elif isinstance(module, ItemItemScores):
             module.neighbours.zero_()
             module.weights.zero_()

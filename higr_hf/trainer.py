@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from .data.collators import SlateCollator
+from .data.collators import QUERY, SlateCollator
 from .utils import keep_freed_memory
 
 COMPLETE = "complete"
@@ -95,6 +96,8 @@ class SlateTrainer(Trainer):
 
     It batches sequences of similar length, logs the generator's and the dense head's losses apart, and adds slate
     metrics of your choice to every evaluation, so that `metric_for_best_model="eval_ndcg@5"` and early stopping work.
+    Every target weighs the same: a batch's mean loss counts by the targets in it, or those of short sequences, which
+    fill batches of their own, would weigh several times as much as others.
 
     Args:
         model: the model to train.
@@ -132,7 +135,7 @@ class SlateTrainer(Trainer):
         self.sampler: LengthBucketSampler | None = None
         self.slate_metrics = slate_metrics
         self._sums: dict[str, torch.Tensor] = {}
-        self._steps = 0
+        self._weight = 0.0
         super().__init__(
             model, args, data_collator=data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
@@ -154,15 +157,26 @@ class SlateTrainer(Trainer):
         finally:
             self.data_collator = training
 
+    @cached_property
+    def _targets_a_batch(self) -> float:
+        targets = [self.data_collator.num_targets(len(row)) for row in self.train_dataset]
+        return max(float(np.mean(targets)), 1.0) * self.args.train_batch_size
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The model's own loss; its parts are kept for the log without waiting for the device."""
+        """The model's own loss, in training by the number of its targets; its parts are kept for the log.
+
+        Nothing here waits for the device.
+        """
         outputs = model(**inputs)
+        loss = outputs.loss
         if model.training:
-            self._steps += 1
+            weight = (inputs["slate_queries"][..., QUERY["target"]] >= 0).sum() / self._targets_a_batch
+            loss = loss * weight
+            self._weight += weight
             for name in ("generator_loss", "dense_loss"):
                 if outputs.get(name) is not None:
-                    self._sums[name] = self._sums.get(name, 0) + outputs[name].detach()
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+                    self._sums[name] = self._sums.get(name, 0) + outputs[name].detach() * weight
+        return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
@@ -195,9 +209,9 @@ class SlateTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of the losses' parts since the last log."""
-        if "loss" in logs and self._steps:
-            logs = {**logs, **{name: round(float(total) / self._steps, 4) for name, total in self._sums.items()}}
-            self._sums, self._steps = {}, 0
+        if "loss" in logs and self._sums:
+            logs = {**logs, **{name: round(float(total / self._weight), 4) for name, total in self._sums.items()}}
+            self._sums, self._weight = {}, 0.0
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

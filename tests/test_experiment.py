@@ -83,6 +83,16 @@ def test_the_collator_takes_the_settings_and_the_models_sizes():
     assert (collator.shuffle, collator.num_windows) == (0.5, 1)
 
 
+def test_every_event_is_read_about_once_a_pass_where_asked(tmp_path):
+    settings = {"model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 2}}
+    once, often = (
+        experiment(ExperimentSettings(**settings, every_event=every)).trainer(arguments(tmp_path)).train_dataset
+        for every in (False, True)
+    )
+    assert {len(row) for row in once} == {8}
+    assert len(often) == 2 * len(once)  # 8 events are drawn about once in 2 runs of 2 + 3
+
+
 def test_validation_users_are_drawn_once_and_judge_every_evaluation(tmp_path):
     settings = ExperimentSettings(eval_users=7, model={"hidden_size": 16, "intermediate_size": 32})
     run = experiment(settings, seed=5)

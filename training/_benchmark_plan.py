@@ -18,10 +18,13 @@ SLATES = "slates"
 ITEM_ITEM = "item-item"
 """Kind of a trained HiGR that is given item-item tables."""
 
-MODELS = (SLATES, ITEM_ITEM)
+DECODING = "decoding"
+"""Kind of a trained model that decodes in another way; nothing is trained."""
+
+MODELS = (SLATES, ITEM_ITEM, DECODING)
 """Kinds whose systems are checkpoints of a model and its tokenizer."""
 
-PARTS = {ITEM_ITEM: 1, "mixture": 2}
+PARTS = {ITEM_ITEM: 1, DECODING: 1, "mixture": 2}
 """Kind -> how many other systems it is made of."""
 
 
@@ -55,13 +58,13 @@ class SystemPlan:
     Attributes:
         name: unique; what `--only` takes.
         kind: a baseline's kind, `slates` for what `training.train` trains, `item-item` for a part of kind `slates`
-            with item-item tables.
+            with item-item tables, `decoding` for a part of one of these two kinds that decodes in another way.
         system, variant: as in the result rows.
         settings: common to all trials: the baseline's, or options of `training.train`.
         trials: changes of the settings, one a trial, judged on validation; one empty trial where nothing is tuned.
         by_dataset: dataset -> further changes of the settings there.
         tokenizer: which of the plan's tokenizers gives the semantic IDs.
-        parts: names of the two systems that a mixture mixes, or of the one that gets tables.
+        parts: names of the two systems that a mixture mixes, or of the one that gets tables or decodes differently.
         deterministic: one seed is as good as many.
         datasets: where it is measured; everywhere by default.
     """
@@ -90,7 +93,7 @@ class SystemPlan:
         if len(self.parts) != PARTS.get(self.kind, 0):
             raise ValueError(
                 f"kind {self.kind!r} has {PARTS.get(self.kind, 0)} `parts`, not {len(self.parts)}: a mixture has two, "
-                "item-item tables one, everything else none"
+                "item-item tables and another way of decoding one, everything else none"
             )
 
     def settings_of(self, dataset: str, trial: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from higr_hf.evaluation.plots import plot_scores
 from higr_hf.evaluation.results import Row
 from higr_hf.evaluation.tables import render_file
 
-from ._benchmark_plan import BenchmarkPlan
+from ._benchmark_plan import DECODING, BenchmarkPlan
 
 PAIRED = "{dataset}-paired"
 """Dataset field of the rows that hold a difference instead of a figure."""
@@ -33,8 +33,10 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
     """
     size = plan.datasets[dataset].list_size
     rows = []
-    for ours in (name for name in results if plan.systems[name].system == "higr"):
-        for other in (name for name in results if plan.systems[name].system != "higr"):
+    # Other ways of decoding the same models stand in the table alone.
+    compared = [name for name in results if plan.systems[name].kind != DECODING]
+    for ours in (name for name in compared if plan.systems[name].system == "higr"):
+        for other in (name for name in compared if plan.systems[name].system != "higr"):
             rows.append(
                 make_row(
                     study="benchmark",

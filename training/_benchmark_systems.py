@@ -24,7 +24,7 @@ from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
 from . import fit_item_item, fit_tokenizer, train
-from ._benchmark_plan import ITEM_ITEM, MODELS, SLATES, BenchmarkPlan, SystemPlan
+from ._benchmark_plan import DECODING, ITEM_ITEM, MODELS, SLATES, BenchmarkPlan, SystemPlan
 from ._data import DataArguments, diversity_vectors, load_splits
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def fit_system(
         options["exclude_history"] = bench.protocol.exclude_history
         fit_item_item.main(bench.command(**options, output_dir=str(work)))
         return load_system(bench, system, settings, work / "model")
+    if system.kind == DECODING:
+        return load_system(bench, system, settings, parts[0])
     if system.kind == SLATES:
         tokenizer = bench.tokenizer(system.tokenizer, seed)
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}

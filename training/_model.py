@@ -48,6 +48,10 @@ class ModelArguments:
     time_edges: str = field(default="[]", metadata={"help": "Ascending cuts of time gaps, in seconds."})
     wish: int | None = field(default=None, metadata={"help": "Feedback level asked for when decoding."})
     exclude_history: bool = field(default=True, metadata={"help": "Never recommend an item of the history."})
+    every_event: bool = field(
+        default=False,
+        metadata={"help": "Every event about once a pass: long sequences stand in it several times, a run each time."},
+    )
     eval_users: int | None = field(default=None, metadata={"help": "Validation users judged while training."})
     patience: int = field(default=0, metadata={"help": "Evaluations without progress before stopping; 0 = never."})
     diversity_embeddings: str = field(
@@ -65,6 +69,7 @@ class ModelArguments:
             generation=generation_of(self.generation, architecture(self.architecture)[1]),
             wish=self.wish,
             exclude_history=self.exclude_history,
+            every_event=self.every_event,
             eval_users=self.eval_users,
             patience=self.patience,
         )

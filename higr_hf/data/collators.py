@@ -24,7 +24,8 @@ class SlateCollator:
     Args:
         layout: the tokenizer's token layout.
         slate_size: M.
-        max_history: longer sequences are cut to a random run of this many events (+ one slate).
+        max_history: longer sequences are cut to a random run of at most this many events (+ one slate), drawn so that
+            every event of a sequence is as likely to be in it as any other, the first and the newest too.
         num_starts: positions a sequence asked for their next item; `None` for all of them.
         num_windows: positions asked for a whole slate.
         shuffle: probability that a window's items stand in random order, so that a slot learns any of the coming
@@ -76,6 +77,16 @@ class SlateCollator:
         """Draw differently from here on."""
         self.epoch = epoch
 
+    def num_runs(self, length: int) -> int:
+        """How often a sequence of so many events has to be drawn for each of them to be drawn about once."""
+        longest = self.max_history + self.slate_size
+        return 1 if length <= longest else round((length + longest - 1) / longest)
+
+    def num_targets(self, length: int) -> int:
+        """How many items a sequence of so many events is asked for, at most."""
+        starts = min(length, self.max_history + self.slate_size, self.num_starts or length)
+        return starts + min(starts, self.num_windows) * (self.slate_size - 1)
+
     def __call__(self, rows: Sequence[EncodedSequence]) -> dict[str, torch.Tensor]:
         """Collate a batch of sequences."""
         content = zlib.crc32(b"".join(np.ascontiguousarray(row.items).tobytes() for row in rows))
@@ -102,8 +113,10 @@ class SlateCollator:
         longest = self.max_history + self.slate_size
         if len(row) <= longest:
             return row
-        start = len(row) - longest if self.last_slate_only else int(generator.integers(len(row) - longest + 1))
-        return row[start : start + longest]
+        # A run may reach over either end of the sequence and is then shorter: of runs that lie inside, hardly any
+        # would hold the newest events, which are those that decoding sees.
+        start = len(row) - longest if self.last_slate_only else int(generator.integers(1 - longest, len(row)))
+        return row[max(start, 0) : start + longest]
 
     def _queries(self, row: EncodedSequence, generator: np.random.Generator) -> np.ndarray:
         """int64 `[Q, 6]` in the order of `SlateQueries.FIELDS`. Unit 0 is `<bos>`, unit i the i-th event."""

@@ -51,8 +51,8 @@ def test_queries_are_well_formed(lengths, starts, windows, shuffle, blind, dropo
     queries = SlateQueries.unpack(batch["slate_queries"])
     for row, length in enumerate(lengths):
         real = queries.window[row] >= 0
-        kept = min(length, 14)
-        assert int(layout.num_units[row]) == kept + 1
+        kept = int(layout.num_units[row]) - 1
+        assert kept == length if length <= 14 else 1 <= kept <= 14
         assert (~real | (queries.context[row] >= 1)).all()
         context, slot, target, previous = (
             getattr(queries, name)[row][real] for name in ("context", "slot", "target", "previous")
@@ -100,6 +100,28 @@ def test_evaluation_asks_for_the_last_slate_of_the_newest_events():
     layout = SlateLayout.parse(batch["input_ids"], None, CONFIG)
     assert layout.codes[0, 1:].tolist() == CODES[13:20].tolist()
     assert short[:, QUERY["target"]].tolist() == [1, 2, -1]
+
+
+def test_every_event_of_a_long_sequence_is_drawn_as_often():
+    collator = SlateCollator(LAYOUT, slate_size=2, max_history=5)
+    row, drawn = sequence(30), np.zeros(30)
+    for number in range(4000):
+        kept = collator._crop(row, np.random.default_rng(number)).items
+        assert kept.tolist() == list(range(kept[0], kept[0] + len(kept)))
+        assert len(kept) == 7 or kept[0] == 0 or kept[-1] == 29
+        drawn[kept] += 1
+    # 7 of 36 places cover each event, the first and the last too.
+    assert np.abs(drawn / 4000 - 7 / 36).max() < 0.03
+    assert [collator.num_runs(length) for length in (1, 7, 8, 29, 30)] == [1, 1, 2, 5, 5]
+
+
+def test_targets_are_counted_without_drawing_them():
+    for starts, windows in ((None, 99), (3, 2), (None, 0)):
+        collator = SlateCollator(LAYOUT, slate_size=2, max_history=5, num_starts=starts, num_windows=windows)
+        for length in (1, 4, 7, 20):
+            asked = (collator([sequence(length)])["slate_queries"][..., QUERY["target"]] >= 0).sum()
+            # A window that begins with a sequence's last event has no second slot.
+            assert 0 <= collator.num_targets(length) - asked <= 1
 
 
 def test_draws_repeat_for_the_same_epoch_and_differ_between_epochs():

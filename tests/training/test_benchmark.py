@@ -17,10 +17,10 @@ from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
 from training import _benchmark_systems, benchmark, fit_item_item
 from training._args import TrainerArguments, parse_recipe
-from training._benchmark_plan import ITEM_ITEM, SLATES, load_plan
+from training._benchmark_plan import DECODING, ITEM_ITEM, SLATES, load_plan
 from training._benchmark_systems import Workbench
 from training._data import DataArguments
-from training._model import ModelArguments
+from training._model import ModelArguments, generation_of
 
 LOG = {"num_users": 40, "length": 18, "noise": 0.3}
 EASE = {"kind": "ease", "system": "ease", "deterministic": True, "trials": [{"l2": 1.0}, {"l2": 20.0}, {"l2": 400.0}]}
@@ -232,6 +232,13 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         "settings": {"tables": {"decays": [3, 0], "neighbours": 7}, "generation": {"num_beams": 4}},
         "trials": [{"scales": [5, 1]}, {"scales": [20, 2]}],
     }
+    otherwise = {
+        "kind": "decoding",
+        "system": "higr",
+        "variant": "first-plan",
+        "parts": ["tables"],
+        "settings": {"generation": {"slate_mode": "first_plan", "num_beams": 4}},
+    }
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
     document, layout = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
     document.write_text("<!-- table:own -->\n<!-- /table -->\n")
@@ -239,7 +246,8 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     layout.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
     )
-    path = plan(folder, {"popularity": popularity, "onerec": onerec, "higr": higr, "tables": tables}, "higr")
+    systems = {"popularity": popularity, "onerec": onerec, "higr": higr, "tables": tables, "otherwise": otherwise}
+    path = plan(folder, systems, "higr")
     results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
     rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
     paired = [row for row in rows if row["dataset"] == "own-paired"]
@@ -254,6 +262,8 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     assert paired[0]["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
     assert paired[0]["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
     assert "| higr | tiny |" in document.read_text()
+    assert "| higr | first-plan |" in document.read_text()
+    assert not np.array_equal(results["otherwise"][0].per_user["ndcg@5"], results["tables"][0].per_user["ndcg@5"])
     assert len(list((folder / "higr" / "own" / "tables").glob("*/model/item_categories.json"))) == 2, (
         "as the model had"
     )
@@ -313,6 +323,8 @@ def test_every_committed_trial_has_settings_that_its_system_takes(name, tmp_path
                     inspect.signature(fit_item_item.fit_item_item).parameters
                 )
                 assert len(fit_item_item.scale_lists("scales", [settings["scales"]])[0]) == 3
+            elif system.kind == DECODING:
+                generation_of(json.dumps(settings["generation"]))
             elif system.kind != "mixture":
                 options = {"codebook_sizes": [4]} if system.tokenizer else {}
                 baseline_class(system.kind)(["a", "b"], **settings, **options)
