@@ -173,7 +173,7 @@ class SlateTrainer(Trainer):
             weight = (inputs["slate_queries"][..., QUERY["target"]] >= 0).sum() / self._targets_a_batch
             loss = loss * weight
             self._weight += weight
-            for name in ("generator_loss", "dense_loss"):
+            for name in ("loss", "generator_loss", "dense_loss"):
                 if outputs.get(name) is not None:
                     self._sums[name] = self._sums.get(name, 0) + outputs[name].detach() * weight
         return (loss, outputs) if return_outputs else loss
@@ -208,7 +208,7 @@ class SlateTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of the losses' parts since the last log."""
+        """Log the loss, and its parts, as means over all targets since the last log."""
         if "loss" in logs and self._sums:
             logs = {**logs, **{name: round(float(total / self._weight), 4) for name, total in self._sums.items()}}
             self._sums, self._weight = {}, 0.0

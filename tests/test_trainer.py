@@ -58,8 +58,8 @@ def test_training_lowers_the_loss_and_logs_its_parts(tester, tmp_path):
     run.train()
     history = losses(run.state)
     assert np.mean(history[-6:]) < 0.75 * np.mean(history[:6])
-    parts = [entry["generator_loss"] + entry["dense_loss"] for entry in run.state.log_history if "loss" in entry]
-    assert history == pytest.approx(parts, rel=0.5)  # they differ by the targets that a batch's cut runs hold
+    entry = next(entry for entry in run.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx(entry["generator_loss"] + entry["dense_loss"], abs=2e-3)
 
 
 def test_a_target_weighs_the_same_in_every_batch(tester, tmp_path):
