@@ -23,7 +23,7 @@ from .item_item_higr import ItemItemScores
 from .layers_higr import HiGRDropout, KeyValue, additive_mask, rotary_table
 from .layout_higr import SlateLayout, SlateQueries
 from .prior_higr import path_logits
-from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, SemanticIDHead, SlatePlanner
+from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, PlanProjection, SemanticIDHead, SlatePlanner
 from .weights_higr import load_checked
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class HiGRPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, SemanticIDHead):
             nn.init.normal_(module.proj, std=std)
+        elif isinstance(module, PlanProjection):  # before its base class
+            nn.init.eye_(module.weight)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
@@ -114,10 +116,6 @@ class HiGRPreTrainedModel(PreTrainedModel):
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, SlatePlanner) and isinstance(module.proj, nn.Linear):
-            # A plan vector begins as the planner's state: the item vectors it is compared with are what states are
-            # made of, and a random map between the two has to be unlearnt first.
-            nn.init.eye_(module.proj.weight)
         elif isinstance(module, ItemItemScores):
             module.neighbours.zero_()
             module.weights.zero_()

@@ -125,6 +125,17 @@ class ContextEncoder(nn.Module):
         return self.norm(units), cache
 
 
+class PlanProjection(nn.Linear):
+    """From a planner's state `[..., d]` to a plan vector `[..., d]`, the identity to begin with.
+
+    A plan vector is compared with item vectors, which are what states are made of: a random map between the two would
+    have to be unlearnt first. A class of its own, because weights are initialised by a module's class.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, bias=False)
+
+
 class SlatePlanner(nn.Module):
     """Writes one plan vector a slot, from the history and the items of the slots before."""
 
@@ -133,7 +144,7 @@ class SlatePlanner(nn.Module):
         self.embed_slots = nn.Embedding(config.max_slate_size, config.hidden_size)
         self.layers = nn.ModuleList(HiGRPlannerLayer(config) for _ in range(config.planner_layers))
         self.norm = make_norm(config)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.proj = PlanProjection(config.hidden_size)
 
     def slots(self, slot: torch.Tensor) -> torch.Tensor:
         """Embeddings of slot numbers `[...]`, `[..., d]`; slots past the table share its last row."""

@@ -279,3 +279,18 @@ def test_presets_exist_and_unknown_ones_are_named():
     assert (base.hidden_size, base.intermediate_size, base.planner_layers, base.generator_layers) == (512, 2048, 14, 2)
     with pytest.raises(ValueError, match="'huge'"):
         HiGRConfig.from_preset("huge")
+
+
+def test_fresh_weights_are_drawn_as_the_configuration_says():
+    def fresh(**options):
+        config = HiGRConfig.from_preset("tiny", codebook_sizes=[64, 64, 64], num_items=500, **options)
+        torch.manual_seed(0)
+        return HiGRForSlateGeneration(config).model
+
+    with_prior, without, chosen = fresh(catalog_prior=True), fresh(), fresh(catalog_prior=True, embedding_range=0.3)
+    for model, expected in ((with_prior, 0.02), (without, 64**-0.5), (chosen, 0.3)):
+        for table in (model.embeddings.embed_tokens, model.embeddings.embed_items):
+            assert table.weight[1:].std().item() == pytest.approx(expected, rel=0.05)
+            assert not table.weight[0].any()
+        assert model.planner.proj.weight.equal(torch.eye(64))
+        assert model.planner.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)

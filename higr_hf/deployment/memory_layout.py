@@ -25,6 +25,6 @@ def input_major(model: Module) -> Module:
         1
     """
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.t().contiguous().t()
     return model
