@@ -148,6 +148,7 @@ def test_bodies_that_are_no_json_or_too_large(served):
 def test_it_says_how_it_is(served):
     client, _ = served
     assert client.ask("GET", "/health")[::2] == (200, {"status": "ok"})
+    assert client.ask("POST", "/recommend", {"history": ["i1"]})[0] == 200
     _, _, stats = client.ask("GET", "/stats")
     assert stats["answered"] > 0 and stats["waiting"] == 0
 
