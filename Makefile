@@ -65,6 +65,7 @@ $(RECTOOLS_VENV)/.installed: training/rectools-requirements.txt constraints-cpu.
 
 benchmark: install rectools ## every system on the same work; resumes where it stopped, writes BENCHMARK.md
 	HIGR_RECTOOLS_PYTHON=$(RECTOOLS_VENV)/bin/python $(BIN)/python -m training.benchmark
+	$(BIN)/python -m training.benchmark --plan training/recipes/benchmark_ablations.yaml --output_dir runs/benchmark_ablations
 
 clean: ## remove the environment and the runs
 	rm -rf $(VENV) $(RECTOOLS_VENV) runs

@@ -55,6 +55,16 @@ def test_a_recipe_stands_under_the_command_line(data, tmp_path):
     assert report["codebook_sizes"] == [5, 5] and report["arguments"]["seed"] == 4
 
 
+def test_random_embeddings_are_drawn_by_the_seed(data, tmp_path):
+    """The control whose ids say nothing of an item."""
+    codes = []
+    for seed in (0, 0, 1):
+        fit_tokenizer.main([*data, "--embeddings", "random", "--method", "rq-kmeans", "--seed", str(seed)])
+        codes.append(AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer").codes)
+    np.testing.assert_array_equal(codes[0], codes[1])
+    assert (np.asarray(codes[0]) != np.asarray(codes[2])).any()
+
+
 def test_unknown_settings_are_named(data):
     with pytest.raises(SystemExit, match="epoch"):
         fit_tokenizer.main([*data, "--fit", "{epoch: 3}"])

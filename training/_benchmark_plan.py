@@ -111,6 +111,8 @@ class BenchmarkPlan:
         tokenizers: name -> options of `training.fit_tokenizer`, and `by_dataset` changes of them.
         tuned_on: seed of the trials.
         diversity_embeddings: what slate diversity is measured on.
+        reference: the system that every other one is compared with, user by user; by default every HiGR with every
+            system that is none.
     """
 
     datasets: Mapping[str, DatasetPlan]
@@ -118,6 +120,7 @@ class BenchmarkPlan:
     tokenizers: Mapping[str, Mapping[str, Any]]
     tuned_on: int = 0
     diversity_embeddings: str = "text"
+    reference: str | None = None
 
     def read_from(self, folders: Mapping[str, str]) -> BenchmarkPlan:
         """The same plan, some datasets being read from a file or folder of yours instead of being downloaded.
@@ -182,6 +185,9 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
             unknown = sorted(set(getattr(plan, f"{kind}s") or ()) - set(known))
             if unknown:
                 raise ValueError(f"{path}: {name!r}: there is no {kind} {unknown[0]!r}.")
+    reference = content.get("reference")
+    if reference is not None and reference not in systems:
+        raise ValueError(f"{path}: its reference {reference!r} is no system; there are {', '.join(systems)}.")
     return BenchmarkPlan(datasets=datasets, systems=systems, **{"tokenizers": {}, **content})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ _COMPARED = ("ndcg", "recall", "view_ndcg", "view_recall")
 
 
 def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Sequence[EvaluationResult]]) -> list[Row]:
-    """HiGR minus every other system, a paired bootstrap over users; a user's value is the mean over the seeds.
+    """Ours minus theirs, a paired bootstrap over users; a user's value is the mean over the seeds.
+
+    With a `reference` in the plan, every other system minus that one; else every HiGR minus every system that is none.
 
     Args:
         dataset: its name in the plan.
@@ -31,25 +33,35 @@ def comparison_rows(dataset: str, plan: BenchmarkPlan, results: Mapping[str, Seq
     Returns:
         One row a pair, with `<metric>_gain@M` and the bounds `_low`, `_high` and `_p` of its interval.
     """
-    size = plan.datasets[dataset].list_size
-    rows = []
+    metrics = [f"{name}@{plan.datasets[dataset].list_size}" for name in _COMPARED]
+    return [
+        make_row(
+            study="benchmark",
+            dataset=PAIRED.format(dataset=dataset),
+            system=plan.systems[named].system,
+            variant=variant,
+            metrics=paired_metrics(results[first], results[second], metrics),
+            seed=plan.tuned_on,
+            seconds=0.0,
+            n_users=len(results[first][0].user_ids),
+        )
+        for named, variant, first, second in _pairs(plan, list(results))
+    ]
+
+
+def _pairs(plan: BenchmarkPlan, measured: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Of every pair: the system that its row is named after, the row's variant, and whose figures less whose."""
+    variants = {name: plan.systems[name].variant for name in measured}
+    if plan.reference is not None:
+        for name in measured if plan.reference in measured else ():
+            if name != plan.reference:
+                yield name, variants[name], name, plan.reference
+        return
     # Other ways of decoding the same models stand in the table alone.
-    compared = [name for name in results if plan.systems[name].kind != DECODING]
+    compared = [name for name in measured if plan.systems[name].kind != DECODING]
     for ours in (name for name in compared if plan.systems[name].system == "higr"):
         for other in (name for name in compared if plan.systems[name].system != "higr"):
-            rows.append(
-                make_row(
-                    study="benchmark",
-                    dataset=PAIRED.format(dataset=dataset),
-                    system=plan.systems[other].system,
-                    variant=f"{plan.systems[other].variant} (HiGR: {plan.systems[ours].variant})",
-                    metrics=paired_metrics(results[ours], results[other], [name + f"@{size}" for name in _COMPARED]),
-                    seed=plan.tuned_on,
-                    seconds=0.0,
-                    n_users=len(results[ours][0].user_ids),
-                )
-            )
-    return rows
+            yield other, f"{variants[other]} (HiGR: {variants[ours]})", ours, other
 
 
 def paired_metrics(
@@ -94,10 +106,14 @@ def unwritten(rows: Sequence[Row], results: str | Path) -> list[Row]:
 
 
 def render_report(document: str | Path, plan: BenchmarkPlan, results: str | Path) -> None:
-    """Fill in the document's tables, and draw a plot a dataset beside it, in `docs/plots/`."""
+    """Fill in the document's tables, and draw those of the plan's plots that it shows, `docs/plots/benchmark_<dataset>.png`."""
     rows = read_rows(Path(results) / "benchmark.jsonl")
     folder = Path(document).parent / "docs" / "plots"
-    for dataset, protocol in plan.datasets.items():
+    text = Path(document).read_text(encoding="utf-8")
+    shown = {
+        name: protocol for name, protocol in plan.datasets.items() if f"(docs/plots/benchmark_{name}.png)" in text
+    }
+    for dataset, protocol in shown.items():
         metric = f"ndcg@{protocol.list_size}"
         # The later row of one run stands for it, as in the tables.
         latest = {

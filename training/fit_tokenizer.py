@@ -37,7 +37,7 @@ from ._data import DataArguments, load_splits
 if TYPE_CHECKING:
     from datasets import Dataset
 
-EMBEDDINGS = ("title", "text", "collaborative", "both")
+EMBEDDINGS = ("title", "text", "collaborative", "both", "random")
 POSITIVES = ("embedding", "title", "cooccurrence")
 
 
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     began = time.perf_counter()
     log, splits = load_splits(data)
     started = time.process_time()
-    embeddings = vectors(log, splits["train"], options.embeddings)
+    embeddings = vectors(log, splits["train"], options.embeddings, seed=options.seed)
     similar = None
     if options.method == "crq-vae":
         similar = positives(log, splits["train"], options.positives, embeddings)
@@ -126,8 +126,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return fitted.metrics
 
 
-def vectors(log: InteractionLog, train: Dataset, kind: str, cache_dir: str | None = None) -> np.ndarray:
-    """Embeddings float32 `[N, E]`; `title` reads the titles alone, which hold no category names."""
+def vectors(log: InteractionLog, train: Dataset, kind: str, cache_dir: str | None = None, seed: int = 0) -> np.ndarray:
+    """Embeddings float32 `[N, E]`.
+
+    `title` reads the titles alone, which hold no category names; `random` are a control, ids of which say nothing.
+    """
+    if kind == "random":
+        return np.random.default_rng(seed).normal(size=(len(log.items), 64)).astype(np.float32)
     if kind == "title":
         return text_embeddings(list(log.items["title"]), cache_dir=cache_dir)
     return item_embeddings(log.items, train, kind=kind, cache_dir=cache_dir)

@@ -241,7 +241,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     }
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
     document, layout = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
-    document.write_text("<!-- table:own -->\n<!-- /table -->\n")
+    document.write_text("![NDCG](docs/plots/benchmark_own.png)\n\n<!-- table:own -->\n<!-- /table -->\n")
     layout.parent.mkdir()
     layout.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
@@ -283,6 +283,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         ({"systems": {"s": {**ITEM_VECTORS, "tokenizer": "other"}}}, "no tokenizer 'other'"),
         ({"systems": {"ease": EASE, "s": {**ITEM_VECTORS, "trials": [{}, {}]}}}, "same number of trials"),
         ({"systems": {"ease": EASE}, "sead": 1}, "unknown keys"),
+        ({"systems": {"ease": EASE}, "reference": "higr"}, "its reference 'higr' is no system"),
         ({"systems": {"ease": EASE}, "protocol": {"num_trials": 0}}, "must be at least 1"),
         ({"systems": {"ease": EASE}, "protocol": {"systems": ["higr"]}}, "no system 'higr'"),
         ({"systems": {"ease": {**EASE, "datasets": ["other"]}}}, "no dataset 'other'"),
@@ -298,6 +299,19 @@ def test_names_that_are_not_in_the_plan(folder, finished):
         run(folder, finished[0], only="eese")
 
 
+def test_every_system_is_compared_with_the_reference_of_a_plan_that_has_one(folder, finished):
+    _, earlier = finished
+    systems = {"popularity": {"kind": "popularity", "system": "popularity", "deterministic": True}, "ease": EASE}
+    run(folder, plan(folder, systems, "reference", reference="ease"), name="reference")
+    paired = [row for row in read_rows(folder / "reference-results" / "benchmark.jsonl") if "paired" in row["dataset"]]
+    assert [(row["system"], row["variant"]) for row in paired] == [("popularity", "none")]
+    theirs, ours = (earlier[name][0].per_user["recall@5"] for name in ("popularity", "ease"))
+    assert paired[0]["metrics"]["recall_gain@5"] == pytest.approx(np.mean(theirs - ours))
+    # Without the reference among the systems that are run there is nothing to compare.
+    run(folder, folder / "reference.yaml", name="lonely", only="popularity")
+    assert len(read_rows(folder / "lonely-results" / "benchmark.jsonl")) == 1
+
+
 def test_the_committed_plan_is_whole():
     chosen = load_plan(benchmark.PLAN)
     assert {system.system for system in chosen.systems.values()} == set(SYSTEMS)
@@ -305,11 +319,16 @@ def test_the_committed_plan_is_whole():
         assert len(chosen.trials(system, "movielens-1m")) == min(2, len(system.trials))
 
 
-@pytest.mark.parametrize("name", [name for name, system in load_plan(benchmark.PLAN).systems.items()])
-def test_every_committed_trial_has_settings_that_its_system_takes(name, tmp_path):
-    chosen = load_plan(benchmark.PLAN)
+COMMITTED = {path: load_plan(path) for path in (benchmark.PLAN, benchmark.PLAN.with_name("benchmark_ablations.yaml"))}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(path, name) for path, chosen in COMMITTED.items() for name in chosen.systems]
+)
+def test_every_committed_trial_has_settings_that_its_system_takes(path, name, tmp_path):
+    chosen = COMMITTED[path]
     system = chosen.systems[name]
-    for dataset in chosen.datasets:
+    for dataset in (dataset for dataset in chosen.datasets if name in chosen.measured(dataset)):
         for trial in range(len(system.trials)):
             settings = system.settings_of(dataset, trial)
             if system.kind == SLATES:
