@@ -106,7 +106,7 @@ def unwritten(rows: Sequence[Row], results: str | Path) -> list[Row]:
 
 
 def render_report(document: str | Path, plan: BenchmarkPlan, results: str | Path) -> None:
-    """Fill in the document's tables, and draw those of the plan's plots that it shows, `docs/plots/benchmark_<dataset>.png`."""
+    """Fill in the tables of a document, and draw its plots, `docs/plots/benchmark_<dataset>.png` beside it."""
     rows = read_rows(Path(results) / "benchmark.jsonl")
     folder = Path(document).parent / "docs" / "plots"
     text = Path(document).read_text(encoding="utf-8")
