@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from higr_hf.evaluation import EvaluationResult, make_row, paired_bootstrap, read_rows
-from higr_hf.evaluation.plots import plot_scores
+from higr_hf.evaluation.plots import plot_growth, plot_scores
 from higr_hf.evaluation.results import Row
 from higr_hf.evaluation.tables import render_file
 
@@ -106,27 +106,47 @@ def unwritten(rows: Sequence[Row], results: str | Path) -> list[Row]:
 
 
 def render_report(document: str | Path, plan: BenchmarkPlan, results: str | Path) -> None:
-    """Fill in the tables of a document, and draw its plots, `docs/plots/benchmark_<dataset>.png` beside it."""
+    """Fill in a document's tables, and draw those plots of the plan's datasets that it shows.
+
+    They stand beside it in `docs/plots/`: `benchmark_<dataset>.png` has the systems' scores, `scaling_<dataset>.png`
+    what the models' sizes make of validation loss and score.
+    """
     rows = read_rows(Path(results) / "benchmark.jsonl")
     folder = Path(document).parent / "docs" / "plots"
     text = Path(document).read_text(encoding="utf-8")
-    shown = {
-        name: protocol for name, protocol in plan.datasets.items() if f"(docs/plots/benchmark_{name}.png)" in text
-    }
-    for dataset, protocol in shown.items():
+    for dataset, protocol in plan.datasets.items():
         metric = f"ndcg@{protocol.list_size}"
         # The later row of one run stands for it, as in the tables.
         latest = {
-            (row["system"], row["variant"], row["seed"]): row["metrics"][metric]
+            (row["system"], row["variant"], row["seed"]): row["metrics"]
             for row in rows
             if row["dataset"] == dataset and metric in row["metrics"]
         }
         scores: dict[str, list[float]] = {}
-        for (system, variant, _), value in latest.items():
-            scores.setdefault(system if variant == "none" else f"{system}: {variant}", []).append(value)
-        if scores:
-            plot_scores(scores, folder / f"benchmark_{dataset}.png", f"{metric} on {dataset}, test split")
+        for (system, variant, _), metrics in latest.items():
+            scores.setdefault(system if variant == "none" else f"{system}: {variant}", []).append(metrics[metric])
+        plot = f"benchmark_{dataset}.png"
+        if scores and f"(docs/plots/{plot})" in text:
+            plot_scores(scores, folder / plot, f"{metric} on {dataset}, test split")
+        plot = f"scaling_{dataset}.png"
+        if scores and f"(docs/plots/{plot})" in text:
+            values = ("validation_loss", metric)
+            plot_growth([{"million parameters": by_size(latest, value)} for value in values], values, folder / plot)
     render_file(document, results)
+
+
+def by_size(
+    latest: Mapping[tuple[str, str, int], Mapping[str, float]], value: str
+) -> dict[str, list[tuple[float, float]]]:
+    """System -> (million parameters, mean of the value over seeds) of its variants, the smallest first."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for (system, _, _), metrics in latest.items():
+        if value in metrics:
+            found.setdefault(system, {}).setdefault(metrics["million_parameters"], []).append(metrics[value])
+    return {
+        system: [(size, float(np.mean(values))) for size, values in sorted(sizes.items())]
+        for system, sizes in found.items()
+    }
 
 
 def _over_seeds(results: Sequence[EvaluationResult], metric: str) -> np.ndarray | None:

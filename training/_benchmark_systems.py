@@ -41,7 +41,8 @@ SLATE_BATCH_SIZE = 128
 class System:
     """A trained system: `recommend` answers the evaluator, `save` writes what `load` reads.
 
-    `history` is how it was judged while it was trained just now; empty for one that was loaded.
+    `history` is how it was judged while it was trained just now, `validation_loss` a slate model's loss a code then;
+    empty for one that was loaded.
     """
 
     recommend: Callable[[Mapping[str, Any]], np.ndarray]
@@ -49,6 +50,7 @@ class System:
     save: Callable[[Path], Any]
     batch_size: int = BATCH_SIZE
     history: Sequence[Judgement] = ()
+    validation_loss: float | None = None
 
 
 @dataclass
@@ -158,8 +160,9 @@ def fit_system(
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
         options["exclude_history"] = bench.protocol.exclude_history
         clock = LearningClock(f"eval_ndcg@{bench.arguments.slate_size}")
-        train.main(bench.command(**options, resume_from_checkpoint=True), callbacks=[clock])
-        return replace(load_system(bench, system, settings, work / "model"), history=clock.history)
+        metrics = train.main(bench.command(**options, resume_from_checkpoint=True), callbacks=[clock])
+        trained = load_system(bench, system, settings, work / "model")
+        return replace(trained, history=clock.history, validation_loss=metrics.get("loss"))
     if system.kind == Mixture.kind:
         first, second = (Baseline.from_pretrained(path) for path in parts)
         return _baseline(Mixture(bench.item_ids, first=first, second=second, **settings), bench)

@@ -94,7 +94,10 @@ class Benchmark:
             f"{unit.folder}: validation {judged.primary_metric} {judged.primary_value:.4f}, {seconds:.0f} s",
             flush=True,
         )
-        return unit, unit.finish(trained.save, Outcome(decides, judged.metrics, seconds, trained.parameters))
+        validation = dict(judged.metrics)
+        if trained.validation_loss is not None:
+            validation["loss"] = trained.validation_loss
+        return unit, unit.finish(trained.save, Outcome(decides, validation, seconds, trained.parameters))
 
     def test(self, system: SystemPlan, seed: int, results: str) -> EvaluationResult:
         """Judge the tuned system on the test split, once; the judgement and its result row are kept together."""
@@ -106,12 +109,15 @@ class Benchmark:
         settings = system.settings_of(self.dataset, trial)
         trained = load_system(self.bench, system, settings, unit.model)
         judged = self.bench.evaluator("test", trained.batch_size).evaluate(trained.recommend)
+        metrics = {**judged.metrics, "million_parameters": outcome.parameters / 1e6}
+        if "loss" in outcome.validation:
+            metrics["validation_loss"] = outcome.validation["loss"]
         row = make_row(
             study="benchmark",
             dataset=self.dataset,
             system=system.system,
             variant=system.variant,
-            metrics={**judged.metrics, "million_parameters": outcome.parameters / 1e6},
+            metrics=metrics,
             seed=seed,
             seconds=outcome.seconds,
             n_users=judged.counts["users"],

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback, set_seed
 
@@ -31,6 +32,9 @@ from ._args import TrainerArguments, check_output, parse_recipe, run
 from ._data import DataArguments, aligned, diversity_vectors, load_splits
 from ._model import ModelArguments, check_best_metric
 from ._resume import checkpoint_to_resume
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 
 @dataclass
@@ -78,19 +82,33 @@ def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = (
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
-    result = experiment.evaluate("validation")
+    metrics = experiment.evaluate("validation").metrics
+    loss = kept_loss(trainer.state, best=arguments.load_best_model_at_end)
+    if loss is not None:
+        metrics = {**metrics, "loss": loss}
     save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     atomic_write_json(
         output / "validation.json",
         {
-            "metrics": result.metrics,
+            "metrics": metrics,
             "seconds": time.perf_counter() - began,
             "processes": arguments.world_size,
             "log": trainer.state.log_history,
         },
     )
-    print(" ".join(f"{name} {value:.4f}" for name, value in result.metrics.items()))
-    return result.metrics
+    print(" ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics
+
+
+def kept_loss(state: TrainerState, *, best: bool) -> float | None:
+    """Validation loss a code of the weights that a training ends with; `None` where it was not judged while it ran.
+
+    Args:
+        state: of the finished training.
+        best: whether it ends with the best judgement's weights; otherwise with the last ones.
+    """
+    losses = {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
+    return losses.get(state.best_global_step if best else state.global_step)
 
 
 def load_tokenizer(directory: str, edges: FeatureEdges) -> HiGRTokenizer:

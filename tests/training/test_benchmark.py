@@ -15,7 +15,7 @@ from higr_hf.baselines.base import baseline_class
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
 from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
-from training import _benchmark_systems, benchmark, fit_item_item
+from training import _benchmark_report, _benchmark_systems, benchmark, fit_item_item
 from training._args import TrainerArguments, parse_recipe
 from training._benchmark_plan import DECODING, ITEM_ITEM, SLATES, load_plan
 from training._benchmark_systems import Workbench
@@ -209,6 +209,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         "diversity_embeddings": "collaborative",
         "num_train_epochs": 1,
         "per_device_train_batch_size": 16,
+        "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "report_to": "none",
         "disable_tqdm": True,
@@ -241,7 +242,8 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     }
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
     document, layout = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
-    document.write_text("![NDCG](docs/plots/benchmark_own.png)\n\n<!-- table:own -->\n<!-- /table -->\n")
+    plots = "![NDCG](docs/plots/benchmark_own.png) ![sizes](docs/plots/scaling_own.png)"
+    document.write_text(f"{plots}\n\n<!-- table:own -->\n<!-- /table -->\n")
     layout.parent.mkdir()
     layout.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
@@ -250,6 +252,9 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     path = plan(folder, systems, "higr")
     results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
     rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
+    losses = {(row["system"], row["variant"]): row["metrics"].get("validation_loss") for row in rows[:5]}
+    assert all(0 < losses[system, "tiny"] < 10 for system in ("onerec", "higr"))
+    assert losses["popularity", "none"] is losses["higr", "first-plan"] is None
     paired = [row for row in rows if row["dataset"] == "own-paired"]
     named = [(row["system"], row["variant"]) for row in paired]
     assert named == [
@@ -267,7 +272,8 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     assert len(list((folder / "higr" / "own" / "tables").glob("*/model/item_categories.json"))) == 2, (
         "as the model had"
     )
-    assert (folder / "docs" / "plots" / "benchmark_own.png").is_file()
+    for plot in ("benchmark_own.png", "scaling_own.png"):
+        assert (folder / "docs" / "plots" / plot).is_file()
     run(folder, path, name="higr", seeds="[0]", document=document)
     assert len(read_rows(folder / "higr-results" / "benchmark.jsonl")) == len(rows)
 
@@ -310,6 +316,18 @@ def test_every_system_is_compared_with_the_reference_of_a_plan_that_has_one(fold
     # Without the reference among the systems that are run there is nothing to compare.
     run(folder, folder / "reference.yaml", name="lonely", only="popularity")
     assert len(read_rows(folder / "lonely-results" / "benchmark.jsonl")) == 1
+
+
+def test_a_scaling_plot_has_a_point_a_size_the_mean_over_its_seeds():
+    latest = {
+        ("higr", "large", 0): {"million_parameters": 2.0, "ndcg@5": 0.3, "validation_loss": 1.0},
+        ("higr", "large", 1): {"million_parameters": 2.0, "ndcg@5": 0.5, "validation_loss": 2.0},
+        ("higr", "small", 0): {"million_parameters": 0.5, "ndcg@5": 0.1},
+        ("ease", "none", 0): {"million_parameters": 9.0, "ndcg@5": 0.2},
+    }
+    sizes = _benchmark_report.by_size(latest, "ndcg@5")
+    assert sizes == {"higr": [(0.5, 0.1), (2.0, pytest.approx(0.4))], "ease": [(9.0, 0.2)]}
+    assert _benchmark_report.by_size(latest, "validation_loss") == {"higr": [(2.0, 1.5)]}
 
 
 def test_the_committed_plan_is_whole():

@@ -64,8 +64,9 @@ def test_from_a_log_to_slates_in_a_fresh_process(tmp_path):
     assert record["processes"] == 1
     curve = losses(record["log"])
     assert sum(curve[-8:]) < 0.9 * sum(curve[:8])
-    best = max(entry["eval_ndcg@5"] for entry in record["log"] if "eval_ndcg@5" in entry)
-    assert best > 0.2
+    best = max((entry for entry in record["log"] if "eval_ndcg@5" in entry), key=lambda entry: entry["eval_ndcg@5"])
+    assert best["eval_ndcg@5"] > 0.2
+    assert metrics["loss"] == best["eval_loss"], "of the weights that are kept"
 
     argv = [
         *own, "--model", str(run_folder / "model"), "--output_dir", str(run_folder / "test"), "--device", "cpu",
