@@ -13,7 +13,7 @@ CONTRASTIVE_TARGETS = ("codeword", "straight-through", "residual")
 
 # What tells the three quantisers apart; everything else is shared, so a comparison changes these fields only.
 _METHOD_FIELDS: dict[str, dict[str, Any]] = {
-    "crq-vae": {"autoencoder": True, "quantization_loss": "global"},
+    "crq-vae": {"autoencoder": True},
     "rq-vae": {"autoencoder": True, "quantization_loss": "layerwise", "contrastive_weight": 0.0},
     "rq-kmeans": {"autoencoder": False, "contrastive_weight": 0.0},
 }
@@ -167,7 +167,10 @@ class CRQVAEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"method {method!r} means {name}={value!r}, but {name}={overrides[name]!r} was given."
                 )
-        return cls(**{**overrides, **fixed})
+        config = cls(**{**overrides, **fixed})
+        if config.method != method:
+            raise ValueError(f"These settings amount to {config.method!r}, but method {method!r} was given.")
+        return config
 
 
 CRQVAEConfig.register_for_auto_class("AutoConfig")

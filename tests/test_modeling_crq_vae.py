@@ -76,8 +76,15 @@ class TestConfig:
     def test_a_contradicting_override_is_refused(self):
         with pytest.raises(ValueError, match="contrastive_weight"):
             CRQVAEConfig.for_method("rq-vae", contrastive_weight=0.5)
+        with pytest.raises(ValueError, match="amount to 'rq-vae'"):
+            CRQVAEConfig.for_method("crq-vae", quantization_loss="layerwise", contrastive_weight=0.0)
         with pytest.raises(ValueError, match="rq-vaee"):
             CRQVAEConfig.for_method("rq-vaee")
+
+    def test_the_two_losses_of_crq_vae_can_be_taken_apart(self):
+        assert CRQVAEConfig.for_method("crq-vae").quantization_loss == "global"
+        assert CRQVAEConfig.for_method("crq-vae", quantization_loss="layerwise").quantization_loss == "layerwise"
+        assert CRQVAEConfig.for_method("crq-vae", contrastive_weight=0.0).contrastive_weight == 0
 
 
 class TestLosses:
