@@ -94,7 +94,7 @@ class Benchmark:
             f"{unit.folder}: validation {judged.primary_metric} {judged.primary_value:.4f}, {seconds:.0f} s",
             flush=True,
         )
-        validation = dict(judged.metrics)
+        validation = judged.known_metrics
         if trained.validation_loss is not None:
             validation["loss"] = trained.validation_loss
         return unit, unit.finish(trained.save, Outcome(decides, validation, seconds, trained.parameters))
@@ -109,7 +109,7 @@ class Benchmark:
         settings = system.settings_of(self.dataset, trial)
         trained = load_system(self.bench, system, settings, unit.model)
         judged = self.bench.evaluator("test", trained.batch_size).evaluate(trained.recommend)
-        metrics = {**judged.metrics, "million_parameters": outcome.parameters / 1e6}
+        metrics = {**judged.known_metrics, "million_parameters": outcome.parameters / 1e6}
         if "loss" in outcome.validation:
             metrics["validation_loss"] = outcome.validation["loss"]
         row = make_row(

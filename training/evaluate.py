@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
                 dataset=data.name if options.split == "test" else f"{data.name}-{options.split}",
                 system=system,
                 variant=options.variant if system == name else "none",
-                metrics=judged.metrics,
+                metrics=judged.known_metrics,
                 seed=options.seed,
                 seconds=judged.timings["seconds"],
                 n_users=judged.counts["users"],

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = (
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
-    metrics = experiment.evaluate("validation").metrics
+    metrics = experiment.evaluate("validation").known_metrics
     loss = kept_loss(trainer.state, best=arguments.load_best_model_at_end)
     if loss is not None:
         metrics = {**metrics, "loss": loss}

@@ -48,6 +48,11 @@ class EvaluationResult:
         """The primary metric's mean."""
         return self.metrics[self.primary_metric]
 
+    @property
+    def known_metrics(self) -> dict[str, float]:
+        """The metrics that some user has a value of: a slate of one item has no diversity."""
+        return {name: value for name, value in self.metrics.items() if not np.isnan(value)}
+
     def compare(self, other: EvaluationResult, metric: str | None = None, **kwargs: Any) -> PairedDifference:
         """This system minus the other, user by user (see [`paired_bootstrap`]).
 

@@ -201,6 +201,13 @@ def test_a_dataset_may_ask_for_another_protocol(folder):
     assert len(list((folder / "literature" / "own" / "ease").iterdir())) == 1
 
 
+def test_slates_of_one_item_have_no_diversity_and_are_kept(folder):
+    run(folder, plan(folder, {"ease": EASE}, "single", {"list_size": 1}), name="single")
+    (row,) = read_rows(folder / "single-results" / "benchmark.jsonl")
+    assert 0 < row["metrics"]["ndcg@1"] <= 1
+    assert "diversity" not in row["metrics"] and row["metrics"]["validity"] == 1
+
+
 @pytest.mark.slow
 def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(folder):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False}
