@@ -159,6 +159,7 @@ def fit_system(
         tokenizer = bench.tokenizer(system.tokenizer, seed)
         options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
         options["exclude_history"] = bench.protocol.exclude_history
+        options.setdefault("diversity_embeddings", bench.plan.diversity_embeddings)
         clock = LearningClock(f"eval_ndcg@{bench.arguments.slate_size}")
         metrics = train.main(bench.command(**options, resume_from_checkpoint=True), callbacks=[clock])
         trained = load_system(bench, system, settings, work / "model")

@@ -25,12 +25,14 @@ class Outcome:
         validation: metrics on the validation split.
         seconds: of the training.
         parameters: learned numbers.
+        machine: that it was trained on; `None` in outcomes from before this was noted.
     """
 
     settings: dict[str, Any]
     validation: dict[str, float]
     seconds: float
     parameters: int
+    machine: str | None = None
 
 
 class Unit:

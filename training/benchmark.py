@@ -5,16 +5,24 @@
 
 The plan (datasets, systems, trials) is one YAML file. Every trained system is a directory below `--output_dir`; run
 again, the benchmark goes on where it stopped. Test figures are appended to `<results>/benchmark.jsonl`.
+
+With `--fit_only true` the chosen units are trained and nothing is judged on test: several processes, or a machine with
+a GPU, train units below one `--output_dir`, which is copied back, and the command without it then finds them done.
+
+    python -m training.benchmark --fit_only true --only bert4rec --datasets movielens-1m --seeds "[0]" --trials "[1]"
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from higr_hf.evaluation import EvaluationResult, append_rows, make_row
+from higr_hf.utils.environment import machine_name
 
 from ._args import check_output, mapping, numbers, parse_recipe, run
 from ._benchmark_plan import BenchmarkPlan, SystemPlan, load_plan
@@ -35,6 +43,12 @@ class BenchmarkArguments:
     only: str = field(default="", metadata={"help": "Comma-separated systems; all when empty."})
     datasets: str = field(default="", metadata={"help": "Comma-separated datasets; all when empty."})
     seeds: str = field(default="[0, 1, 2]", metadata={"help": "Seeds of the test figures."})
+    fit_only: bool = field(default=False, metadata={"help": "Train the chosen units and judge nothing on test."})
+    trials: str = field(default="[]", metadata={"help": "With --fit_only: numbers of the trials; all when empty."})
+    diversity_embeddings: str | None = field(
+        default=None,
+        metadata={"help": "With --fit_only, in place of the plan's: none where their encoder is not at hand."},
+    )
     local_paths: str = field(
         default="{}", metadata={"help": "Dataset: the file or folder it is read from, '{movielens-1m: ml-1m.zip}'."}
     )
@@ -43,6 +57,11 @@ class BenchmarkArguments:
     document: str | None = field(
         default="BENCHMARK.md", metadata={"help": "Document whose tables are rendered; None for none."}
     )
+
+    def __post_init__(self) -> None:
+        for name, unset in (("trials", "[]"), ("diversity_embeddings", None)):
+            if getattr(self, name) != unset and not self.fit_only:
+                raise ValueError(f"--{name} goes with --fit_only: the test figures are the plan's")
 
 
 class Benchmark:
@@ -69,6 +88,21 @@ class Benchmark:
         listed = ", ".join(f"{score:.4f}" for score in scores)
         print(f"{self.dataset} {system.name}: {metric} of the trials {listed}; trial {best} is taken", flush=True)
         return best
+
+    def chosen_trials(self, system: SystemPlan, option: str) -> Sequence[int]:
+        """Trials that an option names; all that the plan gives the system where it names none.
+
+        Raises:
+            SystemExit: for a trial that the system does not have here.
+        """
+        known = self.plan.trials(system, self.dataset)
+        chosen = numbers("trials", option) or known
+        for trial in chosen:
+            if trial not in known:
+                raise SystemExit(
+                    f"error: --trials {trial}: {system.name} has {len(known)} trials on {self.dataset}, from 0 on"
+                )
+        return [int(trial) for trial in chosen]
 
     def fit(self, system: SystemPlan, trial: int, seed: int) -> tuple[Unit, Outcome]:
         """A unit and its outcome; trained now where it was not before."""
@@ -97,7 +131,9 @@ class Benchmark:
         validation = judged.known_metrics
         if trained.validation_loss is not None:
             validation["loss"] = trained.validation_loss
-        return unit, unit.finish(trained.save, Outcome(decides, validation, seconds, trained.parameters))
+        return unit, unit.finish(
+            trained.save, Outcome(decides, validation, seconds, trained.parameters, machine_name())
+        )
 
     def test(self, system: SystemPlan, seed: int, results: str) -> EvaluationResult:
         """Judge the tuned system on the test split, once; the judgement and its result row are kept together."""
@@ -121,6 +157,7 @@ class Benchmark:
             seed=seed,
             seconds=outcome.seconds,
             n_users=judged.counts["users"],
+            machine=outcome.machine,
         )
         append_rows([row], results)
         judged.save(unit.test)
@@ -139,6 +176,8 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
     """Run the chosen part of the plan; returns dataset -> system -> the test results of its seeds."""
     (options,) = parse_recipe((BenchmarkArguments,), argv, description=__doc__ or "")
     plan = load_plan(options.plan).read_from(mapping("local_paths", options.local_paths))
+    if options.diversity_embeddings is not None:
+        plan = replace(plan, diversity_embeddings=options.diversity_embeddings)
     seeds = numbers("seeds", options.seeds)
     names = {kind: chosen_names(getattr(options, kind), known) for kind, known in
              (("only", plan.systems), ("datasets", plan.datasets))}  # fmt: skip
@@ -150,9 +189,16 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
         for name in (name for name in plan.measured(dataset) if name in names["only"]):
             system = plan.systems[name]
             mine = [plan.tuned_on] if system.deterministic else seeds
+            if options.fit_only:
+                for trial, seed in product(benchmark.chosen_trials(system, options.trials), mine):
+                    benchmark.fit(system, trial, seed)
+                results[dataset][name] = []
+                continue
             results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]
+        if options.fit_only:
+            continue
         append_rows(unwritten(comparison_rows(dataset, plan, results[dataset]), options.results), options.results)
-    if options.document and Path(options.document).is_file():
+    if options.document and not options.fit_only and Path(options.document).is_file():
         render_report(options.document, plan, options.results)
     return results
 

@@ -35,7 +35,8 @@ class TIGER(Baseline):
         encoder_layers, decoder_layers: its depth.
         dropout: rate.
         max_history: newest events that are read.
-        targets_per_run: positions of a run of `max_history` events that are trained in an epoch.
+        targets_per_run: random positions of a run of 2·`max_history` events that are trained in an epoch; 0 for each of
+            them once, so that an epoch asks for every event as those of the other systems do.
         num_beams: width of the beam; at least the slate's size is used.
         **plan: fields of [`TrainingPlan`].
 
@@ -141,13 +142,19 @@ class TIGER(Baseline):
         """Histories int64 `[B, H]`, -1 on the left and at most `max_history` long, and their next items `[B]`."""
         # Twice as long as a history, so that half of a run's targets have a whole one.
         for batch in runs(sequences, 2 * self.max_history + 1, self.plan.batch_size, generator):
-            count = (batch >= 0).sum(1)
-            rows = np.repeat(np.arange(len(batch)), self.targets_per_run)
-            target = 1 + (generator.random(len(rows)) * (count[rows] - 1)).astype(np.int64)
+            rows, target = self._targets((batch >= 0).sum(1), generator)
             place = target[:, None] + np.arange(-self.max_history, 0)
             histories = np.where(place >= 0, batch[rows[:, None], place.clip(min=0)], -1)
             shortest = self.max_history - min(int(target.max()), self.max_history)
             yield histories[:, shortest:], batch[rows, target]
+
+    def _targets(self, count: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and positions int64 `[R]` of what is asked for in runs of `count` events, position 0 never."""
+        if not self.targets_per_run:
+            rows, before = np.nonzero(np.arange(1, count.max()) < count[:, None])
+            return rows, before + 1
+        rows = np.repeat(np.arange(len(count)), self.targets_per_run)
+        return rows, 1 + (generator.random(len(rows)) * (count[rows] - 1)).astype(np.int64)
 
     def _loss(self, batch: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
         histories, targets = (torch.from_numpy(part).to(self.tokens.device) for part in batch)

@@ -59,6 +59,7 @@ def make_row(
     n_users: int | None = None,
     variant: str = "none",
     command: str | None = None,
+    machine: str | None = None,
 ) -> Row:
     """A row with commit, machine and versions of this process filled in.
 
@@ -74,6 +75,7 @@ def make_row(
         n_users: evaluated users; None where users have no part (tokenizers, speed).
         variant: the rest that tells rows apart, such as `orpo` or `plan-once`.
         command: this process's command line by default.
+        machine: that the seconds were taken on, as `machine_name` says it there; this one by default.
     """
     environment = environment_info()
     row = {
@@ -87,7 +89,7 @@ def make_row(
         "seconds": round(float(seconds), 3),
         "command": current_command() if command is None else command,
         "commit": environment["commit"],
-        "machine": environment["machine"],
+        "machine": environment["machine"] if machine is None else machine,
         "versions": environment["versions"],
     }
     return validate_row(row)

@@ -76,6 +76,13 @@ def test_targets_are_the_next_items_of_their_histories():
             assert len(history) >= 1
 
 
+def test_an_epoch_of_all_targets_asks_for_every_event_but_the_first_once():
+    model = tiger(targets_per_run=0)
+    sequences = [np.arange(30), np.arange(100, 104), np.arange(200, 202)]
+    asked = [batch[1] for batch in model._batches(sequences, np.random.default_rng(0))]
+    assert sorted(np.concatenate(asked)) == sorted(item for row in sequences for item in row[1:].tolist())
+
+
 def test_it_learns_and_keeps_its_best_epoch():
     model = tiger(epochs=12, eval_every=4, targets_per_run=6).fit(SPLITS["train"], SPLITS["validation"])
     evaluator = SlateEvaluator(SPLITS["test"], LOG.item_ids, exclude_history=True, progress=False, num_resamples=0)

@@ -176,6 +176,28 @@ def test_a_killed_unit_is_trained_again_and_no_other(folder, finished, monkeypat
     assert len(read_rows(folder / "killed-results" / "benchmark.jsonl")) == 1
 
 
+def test_units_are_fitted_apart_and_judged_by_a_run_that_finds_them(folder, finished, monkeypatch, capsys):
+    path, _ = finished
+    for trial in (0, 2):
+        assert run(folder, path, name="apart", only="ease", fit_only=True, trials=f"[{trial}]") == {
+            "own": {"ease": []}
+        }
+    outcomes = [json.loads(file.read_text()) for file in (folder / "apart" / "own" / "ease").glob("*/unit.json")]
+    assert sorted(outcome["settings"]["l2"] for outcome in outcomes) == [1.0, 400.0]
+    assert not (folder / "apart-results").exists() and not list((folder / "apart").rglob("test"))
+    with pytest.raises(SystemExit, match="--trials 3: ease has 3 trials on own, from 0 on"):
+        run(folder, path, name="apart", only="ease", fit_only=True, trials="[3]")
+    with pytest.raises(SystemExit):
+        run(folder, path, name="apart", only="ease", trials="[0]")
+    assert "--trials goes with --fit_only" in capsys.readouterr().err
+    run(folder, path, name="apart", only="ease", fit_only=True)
+    monkeypatch.setattr(benchmark, "fit_system", None)
+    monkeypatch.setattr(benchmark, "machine_name", lambda: "another machine")
+    run(folder, path, name="apart", only="ease")
+    (row,) = read_rows(folder / "apart-results" / "benchmark.jsonl")
+    assert row["machine"] == outcomes[0]["machine"] != "another machine", "where its seconds were taken"
+
+
 def test_another_setting_is_another_unit(folder, finished):
     changed = plan(folder, {"ease": {**EASE, "trials": [{"l2": 3.0}]}}, "changed")
     run(folder, changed)
