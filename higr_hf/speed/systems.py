@@ -139,6 +139,11 @@ class Bench:
         }
         self.config = architecture("higr")[0].from_preset(shape.preset, **self.sizes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the prepared weights and states."""
+        return torch.bfloat16 if "bfloat16" in self.prepared else torch.float32
+
     def supports(self, system: System) -> bool:
         """Whether a system can be had so prepared."""
         return self.prepared == "float32" or system.model in ("higr", "onerec")
