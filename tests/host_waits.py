@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 # Operations whose result the host reads, or whose size the data decide.
 _READ = {
-    aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_numpy, aten.masked_select,
-    aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.histc,
+    aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_numpy,
+    aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.histc,
 }  # fmt: skip
 _INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 

@@ -55,7 +55,7 @@ class SpeedArguments:
         default="[float32]",
         metadata={
             "help": "How HiGR and the flat model are prepared: float32, input-major, bfloat16, int8, "
-            "int8-products, compiled."
+            "int8-products, compiled, cuda-graph, cuda-graph-bfloat16."
         },
     )
     llama_batches: str = field(
@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     written, began = [], time.perf_counter()
     for shape in shapes:
         prepared = parsed(options.variants)
-        benches = {name: Bench(shape, name, options.device, options.seed) for name in prepared}
+        models: dict = {}  # a graph is captured of a model that is there already
+        benches = {name: Bench(shape, name, options.device, options.seed, models) for name in prepared}
         runs = {
             (name, system.variant): (bench, system)
             for name, bench in benches.items()
@@ -188,8 +189,9 @@ def _measure(
                 continue
             with _Going(f"batch {batch}, {_label(*name)}"):
                 call = bench.call(system, batch)
-                call()  # the first one builds the prefix tree, or compiles
-                memory[name] = peak_memory(call, options.device)
+                call()  # the first one builds the prefix tree, or compiles, or is captured
+                if not bench.captured:
+                    memory[name] = peak_memory(call, options.device)
                 calls[name] = call
         timings = _timed(calls, options)
         reference = timings["float32", REFERENCE].median if ("float32", REFERENCE) in timings else None
@@ -200,7 +202,7 @@ def _measure(
                     f"ms@{batch}": 1e3 * timing.median,
                     f"spread_ms@{batch}": 1e3 * timing.spread,
                     f"slates_per_second@{batch}": batch / timing.median,
-                    f"megabytes@{batch}": memory[name],
+                    **({f"megabytes@{batch}": memory[name]} if name in memory else {}),
                     **({} if reference is None else {f"gain@{batch}": reference / timing.median}),
                     **_floor(bench, system, batch, _own(ceilings, bench), timing.median),
                 }

@@ -44,14 +44,8 @@ class GraphedDecoder:
         torch.Size([1, 5])
     """
 
-    def __init__(
-        self, model: HiGRForSlateGeneration, *, batch_size: int, prompt_length: int, **options: Any
-    ) -> None:
-        device = model.model.item_codes.device
-        if not torch.cuda.is_available():
-            raise RuntimeError("A CUDA graph needs an NVIDIA GPU and a torch built for CUDA: use `generate` here.")
-        if device.type != "cuda":
-            raise RuntimeError(f"A CUDA graph needs the model on a GPU; it is on {device}: move it, `model.to('cuda')`.")
+    def __init__(self, model: HiGRForSlateGeneration, *, batch_size: int, prompt_length: int, **options: Any) -> None:
+        device = _gpu_of(model)
         self._decode = FixedShapeDecoder(model, batch_size=batch_size, prompt_length=prompt_length, **options)
         self.model, self._device = model, device
         pad = model.config.pad_token_id
@@ -89,7 +83,9 @@ class GraphedDecoder:
                 f"{list(input_ids.shape)}. Pad them with {self.model.config.pad_token_id}, or make another decoder."
             )
         if self.model.model.item_codes.device != self._device or self.model.model.trie() is not self._decode.trie:
-            raise RuntimeError("The model was moved, or its catalogue changed, since it was captured: make a new decoder.")
+            raise RuntimeError(
+                "The model was moved, or its catalogue changed, since it was captured: make a new decoder."
+            )
         self._prompts.copy_(input_ids)
         self._take_excluded(exclude)
         if self._graph is None:
@@ -150,6 +146,15 @@ class GraphedDecoder:
             f"{decode.width} of history and `<slate>`"
             + ("." if decode.padded else ", and padded prompts need a decoder made with padded=True.")
         )
+
+
+def _gpu_of(model: HiGRForSlateGeneration) -> torch.device:
+    device = model.model.item_codes.device
+    if not torch.cuda.is_available():
+        raise RuntimeError("A CUDA graph needs an NVIDIA GPU and a torch built for CUDA: use `generate` here.")
+    if device.type != "cuda":
+        raise RuntimeError(f"A CUDA graph needs the model on a GPU; it is on {device}: move it, `model.to('cuda')`.")
+    return device
 
 
 __all__ = ["GraphedDecoder"]

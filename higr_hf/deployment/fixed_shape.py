@@ -87,7 +87,11 @@ class FixedShapeDecoder:
             allow_short=allow_short,
             fixed=True,
         )
-        at_least = {"batch_size": (batch_size, 1), "prompt_length": (prompt_length, 1), "max_excluded": (max_excluded, 0)}
+        at_least = {
+            "batch_size": (batch_size, 1),
+            "prompt_length": (prompt_length, 1),
+            "max_excluded": (max_excluded, 0),
+        }
         at_least |= {name: (getattr(self.options, name), 1) for name in ("slate_size", "num_beams")}
         for name, (value, least) in at_least.items():
             if value < least:

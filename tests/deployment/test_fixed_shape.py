@@ -25,9 +25,11 @@ VARIANTS = {
 def flat_model() -> OneRecForSlateGeneration:
     torch.manual_seed(3)
     config = TESTER.config().to_dict()
-    sizes = {name: config[name] for name in ("codebook_sizes", "num_items", "hidden_size", "intermediate_size", "slate_size",
-             "num_attention_heads", "encoder_layers", "planner_layers", "generator_layers", "max_history", "initializer_range",
-             "embedding_range")}  # fmt: skip
+    fields = (
+        "codebook_sizes num_items hidden_size intermediate_size slate_size num_attention_heads encoder_layers "
+        "planner_layers generator_layers max_history initializer_range embedding_range"
+    )
+    sizes = {name: config[name] for name in fields.split()}
     model = OneRecForSlateGeneration(OneRecConfig(**sizes)).eval()
     model.set_catalog(TESTER.codes)
     return model
@@ -55,7 +57,9 @@ def test_slates_are_those_of_generate_and_nothing_waits(mode, variant, padded):
     rows, exclude = prompts(model, histories), torch.tensor([[10, 12], [13, -1], [-1, -1]])
     given = {"slate_size": 3, "num_beams": 4, "slate_mode": mode, "exclude_history": True}
     expected = model.generate(rows, exclude=exclude, return_dict_in_generate=True, **given)
-    decode = FixedShapeDecoder(model, batch_size=3, prompt_length=rows.shape[1], max_excluded=2, padded=padded, **given)
+    decode = FixedShapeDecoder(
+        model, batch_size=3, prompt_length=rows.shape[1], max_excluded=2, padded=padded, **given
+    )
     with HostWaits() as waits:
         found, unfit = decode(rows, exclude)
     assert waits.found == []
@@ -109,7 +113,7 @@ def test_prompts_that_generate_refuses_are_named():
     alone = model.generate(rows[:1], slate_size=3, return_dict_in_generate=True)
     assert torch.equal(found.slates[:1], alone.slates)
     for row in (1, 2, 3, 5, 6):
-        with pytest.raises(ValueError, match="Prompt 0|exclude"):
+        with pytest.raises(ValueError, match=r"Prompt 0|exclude"):
             model.generate(rows[row : row + 1], slate_size=3, exclude=exclude[row : row + 1])
 
 
