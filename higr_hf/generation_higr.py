@@ -11,8 +11,8 @@ from transformers import GenerationConfig, GenerationMixin
 from .catalog_higr import Legality
 from .configuration_higr import SLATE_MODES
 from .item_beam_higr import ItemBeam
-from .layout_higr import SlateLayout
-from .search_higr import HiGRGenerateOutput, SlateContext, SlateSearch
+from .layout_higr import SlateLayout, level_offsets
+from .search_higr import HiGRGenerateOutput, SearchOptions, SlateContext, SlateSearch
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
@@ -141,20 +141,49 @@ class SlateGenerationMixin(GenerationMixin):
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
         added = self._item_item_scores(layout, items, history, repeats)
-        beam = ItemBeam(
-            self, num_beams, temperature if do_sample else None, rerank_weight, generator, context.item_vectors, added
+        options = SearchOptions(
+            slate_size=slate_size,
+            num_beams=num_beams,
+            slate_mode=slate_mode,
+            temperature=temperature if do_sample else None,
+            rerank_weight=rerank_weight,
+            use_cache=use_cache,
+            generator=generator,
+            allow_short=allow_short,
         )
-        search = SlateSearch(self, legal, beam)
-        if slate_mode == "sequential":
-            result = search.sequential(context, layout.wish, slate_size, use_cache)
-        elif slate_mode == "plan_once":
-            result = search.plan_once(context, layout.wish, slate_size)
-        elif slate_mode == "verified":
-            result = search.verified(context, layout.wish, slate_size)
-        else:
-            result = search.first_plan(context, layout.wish, slate_size)
+        result = self._search_slates(context, layout.wish, legal, options, added)
         result.sequences = self._slate_sequences(input_ids, result.slates)
         return result if return_dict_in_generate else result.sequences
+
+    def _search_slates(
+        self: HiGRForSlateGeneration,
+        context: SlateContext,
+        wish: torch.Tensor,
+        legal: Legality,
+        options: SearchOptions,
+        added: torch.Tensor | None = None,
+    ) -> HiGRGenerateOutput:
+        """The search alone, without `sequences`: tensors in, tensors out, nothing checked, nothing waited for.
+
+        Args:
+            context: the encoded prompts.
+            wish (`LongTensor [B]`): feedback token asked for, 0 for none.
+            legal: what each row may be given; what is chosen is taken out of it.
+            options: how.
+            added (`FloatTensor [B, N]`, *optional*): item-item scores.
+        """
+        beam = ItemBeam(
+            self, options.num_beams, options.temperature, options.rerank_weight, options.generator,
+            context.item_vectors, added,
+        )  # fmt: skip
+        search = SlateSearch(self, legal, beam)
+        if options.slate_mode == "sequential":
+            return search.sequential(context, wish, options.slate_size, options.use_cache)
+        if options.slate_mode == "plan_once":
+            return search.plan_once(context, wish, options.slate_size)
+        if options.slate_mode == "verified":
+            return search.verified(context, wish, options.slate_size)
+        return search.first_plan(context, wish, options.slate_size)
 
     def _legal_items(
         self: HiGRForSlateGeneration,
@@ -213,25 +242,45 @@ class SlateGenerationMixin(GenerationMixin):
         return layout
 
     def _encode_prompt(
-        self: HiGRForSlateGeneration, input_ids: torch.Tensor, layout: SlateLayout, items: torch.Tensor
+        self: HiGRForSlateGeneration,
+        input_ids: torch.Tensor,
+        layout: SlateLayout,
+        items: torch.Tensor,
+        width: int | None = None,
+        padded: bool | None = None,
     ) -> SlateContext:
+        """Encode prompts once for all slots.
+
+        Args:
+            input_ids (`LongTensor [B, T]`): the prompts.
+            layout: their units.
+            items (`LongTensor [B, U]`): catalogue index of every unit.
+            width (`int`, *optional*): units of the context, as many as the longest history has by default; a longer
+                history is not read rightly.
+            padded (`bool`, *optional*): whether some history may be shorter than that; looked up by default.
+        """
         model, length = self.model, layout.num_history.clamp(min=1)
-        longest = int(length.max())  # what follows the history, `<slate>` at least, is never looked at
-        units = model.embeddings.units(input_ids, layout, items)[:, :longest]
+        if width is None:  # what follows the history, `<slate>` at least, is never looked at
+            width = int(length.max())
+        else:
+            length = length.clamp(max=width)
+        units = model.embeddings.units(input_ids, layout, items)[:, :width]
         encoded, rotary = model.encode(units, layout.num_history)
-        mask = (torch.arange(longest, device=input_ids.device) < length[:, None])[:, None, None]
+        mask = (torch.arange(width, device=input_ids.device) < length[:, None])[:, None, None]
+        if padded is None:
+            padded = not bool(mask.all())
         return SlateContext(
             encoded=encoded,
             planner=model.planner.key_values(encoded, rotary),
             generators=[generator.key_values(encoded) for generator in model.generators],
             # Attention without a mask is cheaper, and a prompt alone never needs one.
-            mask=None if bool(mask.all()) else mask,
+            mask=mask if padded else None,
             length=length,
         )
 
     def _slate_sequences(self: HiGRForSlateGeneration, input_ids: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         config = self.config
-        offsets = torch.tensor(config.level_offsets, device=items.device)
+        offsets = level_offsets(config, items.device)
         tokens = self.model.item_codes[items.clamp(min=0)] + offsets
         tokens = torch.where(items[..., None] >= 0, tokens, config.pad_token_id).flatten(1)
         eos = torch.full_like(tokens[:, :1], config.eos_token_id)

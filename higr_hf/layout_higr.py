@@ -14,6 +14,14 @@ import torch
 from .configuration_higr import HiGRConfig
 
 
+def level_offsets(config: HiGRConfig, device: torch.device) -> torch.Tensor:
+    """Token of code 0 of every level, `LongTensor [L]`.
+
+    Filled where it lies: a copy of a list would make the host wait for a GPU, and could not be captured in a graph.
+    """
+    return torch.cat([torch.full((1,), offset, device=device) for offset in config.level_offsets])
+
+
 @dataclass
 class SlateLayout:
     """Units of a batch of flat sequences.
@@ -39,17 +47,26 @@ class SlateLayout:
     is_feature: torch.Tensor
 
     @classmethod
-    def parse(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, config: HiGRConfig) -> SlateLayout:
+    def parse(
+        cls,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        config: HiGRConfig,
+        size: int | None = None,
+    ) -> SlateLayout:
         """Read the structure off the tokens.
 
         Args:
             input_ids (`LongTensor [B, T]`): flat token ids.
             attention_mask (`[B, T]`, *optional*): 1 for real tokens; `<pad>` is never real.
             config (`HiGRConfig`): the vocabulary.
+            size (`int`, *optional*): U, the width of the unit grid, which has to be read off the tokens where it is
+                not given: the one thing here that waits for a GPU. A row whose `num_units` is larger is not read
+                rightly.
         """
         batch = len(input_ids)
         device = input_ids.device
-        offsets = torch.tensor(config.level_offsets, device=device)
+        offsets = level_offsets(config, device)
         real = input_ids != config.pad_token_id
         if attention_mask is not None:
             real = real & attention_mask.bool()
@@ -58,8 +75,12 @@ class SlateLayout:
         starts = real & ((level == 0) | ((level < 0) & ~is_feature))
         starts = starts | (real & (real.cumsum(1) == 1))  # a cut sequence may begin anywhere
         num_units = starts.sum(1)
-        size = max(int(num_units.max()), 1)
-        unit = torch.where(real, starts.cumsum(1) - 1, size)
+        unit = starts.cumsum(1) - 1
+        if size is None:
+            size = max(int(num_units.max()), 1)
+        else:  # what does not fit is written where nobody reads
+            unit = unit.clamp(max=size)
+        unit = torch.where(real, unit, size)
 
         following = torch.ones_like(starts)
         following[:, :-1] = starts[:, 1:] | ~real[:, 1:]

@@ -21,7 +21,7 @@ from .configuration_higr import HiGRConfig
 from .generation_higr import SlateGenerationMixin
 from .item_item_higr import ItemItemScores
 from .layers_higr import HiGRDropout, KeyValue, additive_mask, rotary_table
-from .layout_higr import SlateLayout, SlateQueries
+from .layout_higr import SlateLayout, SlateQueries, level_offsets
 from .prior_higr import path_logits
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, PlanProjection, SemanticIDHead, SlatePlanner
 from .weights_higr import load_checked
@@ -280,7 +280,7 @@ class HiGRModel(HiGRPreTrainedModel):
             `[B, Q, L, d]`: states from which code l is predicted.
         """
         levels = self.config.num_levels
-        offsets = torch.tensor(self.config.level_offsets, device=codes.device)
+        offsets = level_offsets(self.config, codes.device)
         tokens = self.embeddings.embed_tokens((codes.clamp(min=0) + offsets)[..., :-1])
         steps = torch.cat([plans.unsqueeze(2), tokens], dim=2)
         mask = mask.repeat_interleave(levels, dim=2)

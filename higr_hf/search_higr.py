@@ -39,6 +39,26 @@ class HiGRGenerateOutput(ModelOutput):
     candidate_scores: torch.FloatTensor | None = None
 
 
+@dataclass(frozen=True)
+class SearchOptions:
+    """How slates are searched: arguments of `generate`, filled in and checked.
+
+    `temperature` is None for a search, and samples where it is given. With `fixed`, for a decoder of one shape, no
+    size may depend on the data: a search that drops what it no longer needs keeps it, and fills missing slots with -1
+    where `allow_short` says that there may be any.
+    """
+
+    slate_size: int
+    num_beams: int
+    slate_mode: str = "sequential"
+    temperature: float | None = None
+    rerank_weight: float = 0.0
+    use_cache: bool = True
+    generator: torch.Generator | None = None
+    allow_short: bool = False
+    fixed: bool = False
+
+
 @dataclass
 class SlateContext:
     """The encoded history, and what every layer needs of it, computed once a slate.
@@ -203,4 +223,4 @@ def _settled(items: torch.Tensor, scores: torch.Tensor) -> HiGRGenerateOutput:
     return HiGRGenerateOutput(slates=taken, scores=picked_scores, candidates=items, candidate_scores=scores)
 
 
-__all__ = ["HiGRGenerateOutput", "SlateContext", "SlateSearch"]
+__all__ = ["HiGRGenerateOutput", "SearchOptions", "SlateContext", "SlateSearch"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from .configuration_higr import HiGRConfig
 from .layers_higr import HiGREncoderLayer, HiGRGeneratorLayer, HiGRPlannerLayer, KeyValue, make_norm
-from .layout_higr import SlateLayout
+from .layout_higr import SlateLayout, level_offsets
 
 MASKED_LOGIT = -1e4
 """Logit of a token outside the group a position predicts: finite, because trainers average logits."""
@@ -76,7 +76,7 @@ class ItemEmbeddings(nn.Module):
         Returns:
             `[..., d]`.
         """
-        offsets = torch.tensor(self.config.level_offsets, device=codes.device)
+        offsets = level_offsets(self.config, codes.device)
         tokens = self.embed_tokens(codes + offsets)
         pool = {"sum": lambda x: x.sum(-2), "mean": lambda x: x.mean(-2), "max": lambda x: x.amax(-2)}
         pooled = pool[self.config.pooling](tokens)

@@ -236,7 +236,7 @@ def _time(
     same, memory = {}, {}
     for name, call in calls.items():  # the first calls build the prefix tree, or compile
         same[name] = np.mean([call() == slates[name][drawn] for drawn in users])
-        memory[name] = peak_memory(call)
+        memory[name] = peak_memory(call, options.device)
     # Every call is at the second batch now; all meet the same users in every round.
     timings = interleaved(calls, min_repeats=options.draws, budget=options.budget, warmup=0, clock=clock)
     reference = timings.get(options.reference)

@@ -16,8 +16,8 @@ from typing import Any
 from ..utils import atomic_write_text, environment_info
 
 STUDIES = (
-    "tokenizers", "benchmark", "alignment", "speed", "speed-growth", "time-to-quality", "pareto", "serving", "scale",
-    "faults", "ab_test",
+    "tokenizers", "benchmark", "alignment", "speed", "speed-growth", "speed-cuda", "speed-growth-cuda",
+    "time-to-quality", "pareto", "serving", "scale", "faults", "ab_test",
 )  # fmt: skip
 SYSTEMS = ("higr", "onerec", "tiger", "hstu", "bert4rec", "sasrec", "listcvae", "item-item", "ease", "popularity")
 # field -> accepted types; bool is an int to Python and is refused separately

@@ -109,8 +109,8 @@ class HistoryEncoder:
     def split(self, input_ids: torch.Tensor) -> HistoryTokens:
         """The history of one prompt `LongTensor [T]` without padding, unit by unit."""
         layout = SlateLayout.parse(input_ids[None], None, self.config)
-        ends = (layout.boundary[0].nonzero().squeeze(-1) + 1)[: int(layout.num_history[0])].numpy()
-        return HistoryTokens(input_ids[: ends[-1]].numpy(), ends)
+        ends = (layout.boundary[0].nonzero().squeeze(-1) + 1)[: int(layout.num_history[0])].cpu().numpy()
+        return HistoryTokens(input_ids[: ends[-1]].cpu().numpy(), ends)
 
     @torch.inference_mode()
     def encode(

@@ -13,13 +13,16 @@ from transformers import PreTrainedModel
 from ..architectures import architecture
 from ..catalog_higr import Legality, SIDTrie
 from ..configuration_higr import SLATE_MODES
-from ..deployment import multiply_in_int8, quantize_int8
+from ..deployment import GraphedDecoder, multiply_in_int8, quantize_int8
 from ..deployment.memory_layout import input_major
 from .flat_llama import build_llama, generate_slates
 from .ranking import NextItemRanker
 from .work import Work, decoding_work
 
-PREPARATIONS = ("float32", "input-major", "bfloat16", "int8", "int8-products", "compiled")
+GRAPHED = {"cuda-graph": "float32", "cuda-graph-bfloat16": "bfloat16"}
+"""Preparations of a whole call, and how the model's weights are prepared for it."""
+
+PREPARATIONS = ("float32", "input-major", "bfloat16", "int8", "int8-products", "compiled", *GRAPHED)
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,15 @@ class Bench:
         prepared: `float32`, or what is done to HiGR and OneRec before they are timed: `input-major` weights in
             float32, `bfloat16`, `int8` weights, `int8-products` of them, or `compiled` in float32: the encoder, and
             HiGR's planner and the item generator's step. OneRec's blocks work around its cache and stay as they are.
+            `cuda-graph` and `cuda-graph-bfloat16` capture the whole call, see [`GraphedDecoder`].
         device: where.
         seed: of weights, catalogue and prompts.
+        models: those that were made already, by the preparation of their weights and their kind; benches of one shape
+            that are given one dictionary share them.
 
     Raises:
-        ValueError: for an unknown preparation, or a catalogue that the codes cannot name.
+        ValueError: for an unknown preparation, a CUDA graph elsewhere than on a GPU, or a catalogue that the codes
+            cannot name.
 
     Example:
         >>> bench = Bench(Shape(num_items=50, codebook_size=4, history=3, num_beams=2))
@@ -122,11 +129,15 @@ class Bench:
         prepared: str = "float32",
         device: str = "cpu",
         seed: int = 0,
+        models: dict[tuple[str, str], torch.nn.Module] | None = None,
     ) -> None:
         check_preparation(prepared)
+        if prepared in GRAPHED and torch.device(device).type != "cuda":
+            raise ValueError(f"{prepared} needs a GPU, device='cuda'; the device is {device}.")
         if shape.num_items > shape.codebook_size**3:
             raise ValueError(f"{shape.codebook_size}³ codes cannot name {shape.num_items} items: use more codes.")
         self.shape, self.prepared, self.device, self.seed = shape, prepared, torch.device(device), seed
+        self._models = {} if models is None else models
         self.codes = random_codes(shape, seed)
         self.sizes = {
             "codebook_sizes": [shape.codebook_size] * 3,
@@ -139,13 +150,30 @@ class Bench:
         }
         self.config = architecture("higr")[0].from_preset(shape.preset, **self.sizes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the prepared weights and states."""
+        return torch.bfloat16 if "bfloat16" in self.prepared else torch.float32
+
     def supports(self, system: System) -> bool:
         """Whether a system can be had so prepared."""
+        if self.captured and not system.options.get("use_cache", True):
+            return False
         return self.prepared == "float32" or system.model in ("higr", "onerec")
 
-    @functools.cache  # noqa: B019 - a bench and its models live and die together
+    @property
+    def captured(self) -> bool:
+        """Whether calls are replayed from a CUDA graph, whose memory is kept between them."""
+        return self.prepared in GRAPHED
+
     def model(self, kind: str) -> torch.nn.Module:
         """The model of a kind, made when it is first asked for."""
+        key = GRAPHED.get(self.prepared, self.prepared), kind
+        if key not in self._models:
+            self._models[key] = self._made(kind)
+        return self._models[key]
+
+    def _made(self, kind: str) -> torch.nn.Module:
         torch.manual_seed(self.seed)
         if kind == "llama":
             return build_llama(self.config, self.shape.history, self.shape.slate_size).to(self.device)
@@ -154,9 +182,9 @@ class Bench:
         config_class, model_class = architecture(kind)
         model: PreTrainedModel = model_class(config_class.from_preset(self.shape.preset, **self.sizes)).eval()
         model.set_catalog(self.codes)
-        return prepare(model, self.prepared, self.device)
+        return prepare(model, GRAPHED.get(self.prepared, self.prepared), self.device)
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019 - a bench and its tree live and die together
     def _trie(self) -> SIDTrie:
         return SIDTrie.build(self.codes.to(self.device), self.config.codebook_sizes)
 
@@ -184,6 +212,18 @@ class Bench:
                 self.shape.slate_size,
                 **system.options,
             )
+        if self.captured:
+            options = {name: value for name, value in system.options.items() if name != "use_cache"}
+            decode = GraphedDecoder(
+                model,
+                batch_size=batch,
+                prompt_length=prompts.shape[1],
+                slate_size=self.shape.slate_size,
+                exclude_history=True,
+                padded=False,  # as in `generate`, which finds all prompts to be of one length
+                **options,
+            )
+            return lambda: decode(prompts).slates
         return lambda: (
             model.generate(
                 prompts,
@@ -216,8 +256,14 @@ def check_preparation(prepared: str) -> None:
 
 
 def prepare(model: PreTrainedModel, prepared: str, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """A float32 model made ready to be timed, see [`Bench`]; in place where that can be."""
+    """A float32 model made ready to be timed, see [`Bench`]; in place where that can be.
+
+    Raises:
+        ValueError: for an unknown preparation, or one of a call instead of a model.
+    """
     check_preparation(prepared)
+    if prepared in GRAPHED:
+        raise ValueError(f"{prepared} prepares a call, not a model: use a `GraphedDecoder`.")
     if prepared == "bfloat16":
         model.to(torch.bfloat16)
     if prepared in ("int8", "int8-products"):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...catalog_higr import Legality
 from ...generation_higr import _WITHOUT_MEANING, _check_enough
 from ...layout_higr import SlateQueries
-from ...search_higr import HiGRGenerateOutput, SlateContext
+from ...search_higr import HiGRGenerateOutput, SearchOptions, SlateContext
 from .search import FlatBeamSearch
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class FlatGenerationMixin:
         unknown = set(kwargs) - _WITHOUT_MEANING
         if unknown:
             raise ValueError(f"generate() of the flat decoder does not know the arguments {sorted(unknown)}.")
-        config, trie, device = self.config, self.model.trie(), input_ids.device
+        config, trie = self.config, self.model.trie()
         slate_size = config.slate_size if slate_size is None else slate_size
         num_beams = (self.generation_config.num_beams or config.num_beams) if num_beams is None else num_beams
         for name, value in (("slate_size", slate_size), ("num_beams", num_beams)):
@@ -74,7 +75,24 @@ class FlatGenerationMixin:
             _check_enough(legal, slate_size)
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
-        slot = torch.arange(slate_size, device=device).expand(batch, -1)
+        options = SearchOptions(
+            slate_size=slate_size, num_beams=num_beams, use_cache=use_cache, allow_short=allow_short
+        )
+        result = self._search_slates(context, layout.wish, legal, options)
+        result.sequences = self._slate_sequences(input_ids, result.slates)
+        return result if return_dict_in_generate else result.sequences
+
+    def _search_slates(
+        self: OneRecForSlateGeneration,
+        context: SlateContext,
+        wish: torch.Tensor,
+        legal: Legality,
+        options: SearchOptions,
+        added: torch.Tensor | None = None,
+    ) -> HiGRGenerateOutput:
+        """As for HiGR, by the flat beam; there is nothing that `added` could be added to."""
+        slate_size = options.slate_size
+        slot = torch.arange(slate_size, device=wish.device).expand(len(wish), -1)
         none = torch.zeros_like(slot) - 1
         queries = SlateQueries(
             context=context.length[:, None].expand(-1, slate_size),
@@ -82,9 +100,8 @@ class FlatGenerationMixin:
             window=none,
             previous=none,
             target=none,
-            wish=layout.wish[:, None].expand(-1, slate_size),
+            wish=wish[:, None].expand(-1, slate_size),
         )
-        search = FlatBeamSearch(self, legal, num_beams, use_cache)
-        result = search.run(context, self.model.slate_inputs(context.encoded, queries), slate_size)
-        result.sequences = self._slate_sequences(input_ids, result.slates)
-        return result if return_dict_in_generate else result.sequences
+        short = options.allow_short if options.fixed else None
+        search = FlatBeamSearch(self, legal, options.num_beams, options.use_cache, short, not options.fixed)
+        return search.run(context, self.model.slate_inputs(context.encoded, queries), slate_size)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...layers_higr import HiGRPlannerLayer, Rotary, additive_mask, rotary_table
-from ...layout_higr import SlateLayout, SlateQueries
+from ...layout_higr import SlateLayout, SlateQueries, level_offsets
 from ...modeling_higr import HiGRForSlateGeneration, HiGRModel, HiGRModelOutput
 from .configuration import OneRecConfig
 from .generation import FlatGenerationMixin
@@ -120,7 +120,7 @@ class OneRecModel(HiGRModel):
             return torch.where(unit[..., None] >= 0, layout.codes.gather(1, index), -1)
 
         before = torch.cat([codes(queries.previous)[..., -1:], codes(queries.target)[..., :-1]], dim=-1)
-        offsets = torch.tensor(self.config.level_offsets, device=before.device).roll(1)
+        offsets = level_offsets(self.config, before.device).roll(1)
         # The padding token's vector is zero.
         token = torch.where(before >= 0, before + offsets, self.config.pad_token_id)
         return self.embeddings.embed_tokens(token)

@@ -23,6 +23,7 @@ class FlatDecoder:
         inputs (`[B, M·L, d]`): what every token of the slate is fed beside the token before it.
         num_beams (`int`): W, hypotheses at most.
         use_cache (`bool`): keep keys and values of the tokens before.
+        compacting (`bool`): drop those that no hypothesis descends from, for which a GPU has to be waited for.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class FlatDecoder:
         inputs: torch.Tensor,
         num_beams: int,
         use_cache: bool,
+        compacting: bool = True,
     ) -> None:
         self.planner, self.embed = model.model.planner, model.model.embeddings.embed_tokens
-        self.context, self.inputs = context, inputs
+        self.context, self.inputs, self.compacting = context, inputs, compacting
         batch, length = inputs.shape[:2]
         positions = context.length[:, None] + torch.arange(length, device=inputs.device)
         self.rotary = model.model.rotary(positions)
@@ -61,7 +63,7 @@ class FlatDecoder:
 
     def end_item(self) -> None:
         """An item is whole: few hypotheses descend from many tokens by now."""
-        if self.cache is not None:
+        if self.cache is not None and self.compacting:
             self.cache.compact()
 
     def _cached(self, step: int) -> torch.Tensor:
@@ -114,11 +116,21 @@ class FlatBeamSearch:
         legal: what each row may be given.
         num_beams (`int`): W, hypotheses kept; 1 is the greedy decoder.
         use_cache (`bool`): keep keys and values.
+        short (`bool`, *optional*): whether a row may have fewer legal items than slots; looked up by default.
+        compacting (`bool`): see [`FlatDecoder`].
     """
 
-    def __init__(self, model: OneRecForSlateGeneration, legal: Legality, num_beams: int, use_cache: bool) -> None:
+    def __init__(
+        self,
+        model: OneRecForSlateGeneration,
+        legal: Legality,
+        num_beams: int,
+        use_cache: bool,
+        short: bool | None = None,
+        compacting: bool = True,
+    ) -> None:
         self.model, self.config, self.legal, self.trie = model, model.config, legal, legal.trie
-        self.num_beams, self.use_cache = num_beams, use_cache
+        self.num_beams, self.use_cache, self.short, self.compacting = num_beams, use_cache, short, compacting
 
     def run(self, context: SlateContext, inputs: torch.Tensor, slate_size: int) -> HiGRGenerateOutput:
         """Search.
@@ -133,13 +145,15 @@ class FlatBeamSearch:
             hypothesis w holds in slot m.
         """
         trie, offsets = self.trie, self.config.level_offsets
-        decoder = FlatDecoder(self.model, context, inputs.flatten(1, 2), self.num_beams, self.use_cache)
+        decoder = FlatDecoder(
+            self.model, context, inputs.flatten(1, 2), self.num_beams, self.use_cache, self.compacting
+        )
         batch, device = len(inputs), inputs.device
         totals = torch.zeros(batch, 1, device=device)
         ranks = torch.empty(batch, 1, 0, dtype=torch.long, device=device)  # items of the slate so far
         marks = torch.empty(batch, 1, 0, device=device)  # the total after each of them
         remaining = self.legal.remaining()
-        short = bool((remaining < slate_size).any())
+        short = bool((remaining < slate_size).any()) if self.short is None else self.short
         for slot in range(slate_size):
             nodes = torch.zeros_like(totals, dtype=torch.long)
             dry = remaining <= slot if short else None
