@@ -35,8 +35,8 @@ class TIGER(Baseline):
         encoder_layers, decoder_layers: its depth.
         dropout: rate.
         max_history: newest events that are read.
-        targets_per_run: random positions of a run of 2·`max_history` events that are trained in an epoch; 0 for each of
-            them once, so that an epoch asks for every event as those of the other systems do.
+        targets_per_run: random positions of a run of 2·`max_history` events that are trained in an epoch; 0 for each
+            of them once, so that an epoch asks for every event as those of the other systems do.
         num_beams: width of the beam; at least the slate's size is used.
         **plan: fields of [`TrainingPlan`].
 
