@@ -39,8 +39,9 @@ class GraphedDecoder:
         ValueError: for what [`FixedShapeDecoder`] refuses.
 
     Example:
-        >>> decode = GraphedDecoder(model.to("cuda"), batch_size=1, prompt_length=152, exclude_history=True)
-        >>> decode(prompts).slates.shape
+        >>> model = model.to("cuda")  # doctest: +SKIP
+        >>> decode = GraphedDecoder(model, batch_size=1, prompt_length=152, exclude_history=True)  # doctest: +SKIP
+        >>> decode(prompts).slates.shape  # doctest: +SKIP
         torch.Size([1, 5])
     """
 

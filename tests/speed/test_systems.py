@@ -122,8 +122,8 @@ def test_captured_calls_give_what_calls_give(prepared):
         if bench.supports(system):
             slates = bench.call(system, 2)()
             assert slates.shape == (2, SHAPE.slate_size) and all(len(set(slate)) == 3 for slate in slates.tolist())
-            # In bfloat16 weights that were never trained leave ties, which the flat decoder's wider cache may break.
-            if bench.dtype == torch.float32 or system.model == "higr":
+            # In bfloat16 weights that were never trained leave ties, and a GPU adds up in no fixed order.
+            if bench.dtype == torch.float32:
                 assert torch.equal(slates, plain.call(system, 2)())
 
 

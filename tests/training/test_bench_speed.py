@@ -35,6 +35,8 @@ def test_rows_say_what_was_timed_and_are_not_measured_twice(tmp_path, capsys):
     flat, once = found["onerec", "flat beam"], found["higr", "plan-once"]
     assert flat["gain@1"] == flat["gain@2"] == 1
     assert once["gain@2"] == pytest.approx(flat["ms@2"] / once["ms@2"])
+    flat8, once8 = found["onerec", "flat beam, int8"], found["higr", "plan-once, int8"]
+    assert once8["gain_alike@2"] == pytest.approx(flat8["ms@2"] / once8["ms@2"]) and "gain_alike@2" not in once
     assert once["slates_per_second@2"] == pytest.approx(2e3 / once["ms@2"])
     assert once["times_floor@1"] > 0 and "times_floor@1" not in found["sasrec", "top M of all items"]
     assert bench_speed.main(options) == [] and "done before" in capsys.readouterr().out
