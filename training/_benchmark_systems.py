@@ -179,6 +179,7 @@ def fit_system(
         options |= {"codebook_sizes": list(tokenizer.codebook_sizes), "codes": np.array(tokenizer.codes)}
     splits = bench.data[1]
     baseline = baseline_class(system.kind)(bench.item_ids, **options)
+    baseline.checkpoint = work / "training.safetensors"
     return _baseline(baseline.fit(splits["train"], splits["validation"]), bench)
 
 

@@ -61,6 +61,11 @@ class TrainingClock:
         """What passed since it began was judging; training goes on."""
         self.judging += self._lap()
 
+    def resume(self, training: float, judging: float) -> None:
+        """Count on from what another process had counted; what passed in this one until now was neither."""
+        self._lap()
+        self.training, self.judging = training, judging
+
     def skip(self) -> None:
         """What passed since the last call was neither, such as a checkpoint's writing."""
         self._lap()
@@ -117,4 +122,30 @@ class KeepBest:
             self._without_gain += 1
         self._clock.end_judgement()
         self.history.append(Judgement(epoch, score, self._clock.training, self._clock.judging))
+        return self.done
+
+    @property
+    def done(self) -> bool:
+        """Whether the judgements so far say to stop."""
         return bool(self.patience) and self._without_gain >= self.patience
+
+    def progress(self) -> dict[str, Any]:
+        """What another process needs to judge on, beside the state that was kept: JSON-able."""
+        return {
+            "score": self.score,
+            "epoch": self.epoch,
+            "without_gain": self._without_gain,
+            "history": [list(judgement) for judgement in self.history],
+        }
+
+    def resume(self, progress: dict[str, Any], state: Any) -> None:
+        """Take up what [`KeepBest.progress`] of another process said, and the state it had kept."""
+        self.score, self.epoch, self.state = progress["score"], progress["epoch"], state
+        self._without_gain = progress["without_gain"]
+        self.history = [Judgement(*values) for values in progress["history"]]
+        if self.history:
+            self._clock.resume(*self.history[-1][2:])
+
+    def skip(self) -> None:
+        """See [`TrainingClock.skip`]."""
+        self._clock.skip()

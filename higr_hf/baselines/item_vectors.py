@@ -132,6 +132,7 @@ class SASRecItemVectors(ScoringBaseline):
             self._loss,
             plan,
             validation_judge(self, validation, plan),
+            self.checkpoint,
         )
         self.history = best.history
         return self

@@ -149,7 +149,9 @@ class ListCVAE(Baseline):
             generator = np.random.default_rng((plan.seed, epoch))
             return self._batches_of_lists(lists, generator) if lists else self._batches(sequences, generator)
 
-        best = train_network(self.network, batches, self._loss, plan, validation_judge(self, validation, plan))
+        best = train_network(
+            self.network, batches, self._loss, plan, validation_judge(self, validation, plan), self.checkpoint
+        )
         self.history = best.history
         return self
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 
 from ..evaluation import SlateEvaluator
 from .early_stopping import KeepBest
+from .training_checkpoint import TrainingCheckpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,6 +73,7 @@ def train_network(
     loss: Callable[[Any], torch.Tensor],
     plan: TrainingPlan,
     judge: Callable[[], float] | None,
+    checkpoint: Path | None = None,
 ) -> KeepBest:
     """Train in place and leave the best weights in the network.
 
@@ -79,16 +83,23 @@ def train_network(
         loss: of a batch, a scalar with a gradient.
         plan: see [`TrainingPlan`].
         judge: the validation score of the network as it is, more is better; `None` trains for `plan.epochs`.
+        checkpoint: file in which the training is kept after every judgement, and from which it goes on where it was
+            killed; it is removed at the end.
 
     Returns:
         The scores by epoch, and which was the best.
 
     Raises:
-        ValueError: when the loss is no longer finite.
+        ValueError: when the loss is no longer finite, and for a checkpoint of another training.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    best, step = KeepBest(plan.patience), 0
-    for epoch in range(1, plan.epochs + 1):
+    best, over, step = KeepBest(plan.patience), 0, 0
+    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, dataclasses.asdict(plan))
+    if kept is not None:
+        over, step = kept.take_up(network, optimizer, best)
+    for epoch in range(over + 1, plan.epochs + 1):
+        if best.done:
+            break
         network.train()
         for batch in batches(epoch):
             step += 1
@@ -106,11 +117,14 @@ def train_network(
         if judge is None or (epoch % plan.eval_every and epoch < plan.epochs):
             continue
         network.eval()
-        if best.judge(epoch, judge, lambda: copy.deepcopy(network.state_dict())):
-            break
+        best.judge(epoch, judge, lambda: copy.deepcopy(network.state_dict()))
+        if kept is not None:
+            kept.keep(network, optimizer, best, epoch, step)
     if best.state is not None:
         network.load_state_dict(best.state)
     network.eval()
+    if kept is not None:
+        kept.remove()
     return best
 
 
