@@ -127,6 +127,7 @@ def _group_logits(
     shares = log_mass.masked_fill(~exists, MISSING_CODE).log_softmax(-1)
     # Children that do not exist write into a spare column.
     logits = shares.new_full((*shares.shape[:-1], others + size + 1), MISSING_CODE)
+    # Filled, not assigned: a number that is assigned travels from the host, which a CUDA graph cannot hold.
     logits[..., :others].fill_(-math.log(size))
     logits = logits.scatter_(-1, columns, shares)[..., :-1]
     return logits.masked_fill_(~exists.any(-1, keepdim=True), 0.0)

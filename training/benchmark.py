@@ -192,12 +192,10 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, list[EvaluationRe
             if options.fit_only:
                 for trial, seed in product(benchmark.chosen_trials(system, options.trials), mine):
                     benchmark.fit(system, trial, seed)
-                results[dataset][name] = []
-                continue
-            results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]
-        if options.fit_only:
-            continue
-        append_rows(unwritten(comparison_rows(dataset, plan, results[dataset]), options.results), options.results)
+            else:
+                results[dataset][name] = [benchmark.test(system, seed, options.results) for seed in mine]
+        if not options.fit_only:
+            append_rows(unwritten(comparison_rows(dataset, plan, results[dataset]), options.results), options.results)
     if options.document and not options.fit_only and Path(options.document).is_file():
         render_report(options.document, plan, options.results)
     return results

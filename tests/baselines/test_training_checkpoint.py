@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from higr_hf.baselines import SASRecItemVectors
+from higr_hf.baselines import TIGER, ListCVAE, SASRecItemVectors
+from higr_hf.baselines.early_stopping import KeepBest
 from higr_hf.baselines.torch_training import TrainingPlan, train_network
 from higr_hf.data import leave_last_out, synthetic_log
 
@@ -99,32 +101,22 @@ def test_what_is_left_of_another_training_is_refused(tmp_path):
         Run().train(path)
 
 
-def test_a_baseline_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    log = synthetic_log(num_users=24, num_items=20, num_topics=4, length=16)
-    splits = leave_last_out(log)
+@pytest.mark.parametrize("kind", ["tiger", "listcvae", "item_vectors"])
+def test_baselines_hand_their_checkpoint_on(kind, tmp_path, monkeypatch):
+    """That a whole unit goes on is held by the benchmark's own test."""
+    log = synthetic_log(num_users=8, num_items=20, num_topics=4, length=16)
+    codes = {"codebook_sizes": [4, 5], "codes": np.stack(np.divmod(np.arange(20), 5), axis=1)}
+    given = {"tiger": (TIGER, codes), "listcvae": (ListCVAE, {}), "item_vectors": (SASRecItemVectors, codes)}
+    cls, options = given[kind]
+    asked = []
 
-    def made() -> SASRecItemVectors:
-        codes = np.stack(np.divmod(np.arange(20), 5), axis=1)
-        sizes = {"hidden_size": 8, "intermediate_size": 16, "blocks": 1, "max_history": 6}
-        return SASRecItemVectors(log.item_ids, codebook_sizes=[4, 5], codes=codes, epochs=4, eval_every=1, **sizes)
+    def training(*arguments):
+        asked.append(arguments[-1])
+        return KeepBest(0)
 
-    whole = made().fit(splits["train"], splits["validation"])
-    killed, calls = made(), []
-    killed.checkpoint = tmp_path / "training.safetensors"
-    loss = SASRecItemVectors._loss
-
-    def dying(self, batch):
-        calls.append(len(batch))
-        if len(calls) == 3:
-            raise Killed
-        return loss(self, batch)
-
-    monkeypatch.setattr(SASRecItemVectors, "_loss", dying)
-    with pytest.raises(Killed):
-        killed.fit(splits["train"], splits["validation"])
-    monkeypatch.setattr(SASRecItemVectors, "_loss", loss)
-    resumed = made()
-    resumed.checkpoint = killed.checkpoint
-    resumed.fit(splits["train"], splits["validation"])
-    histories = [np.array([1, 2, 3])]
-    np.testing.assert_array_equal(resumed.scores(histories), whole.scores(histories))
+    monkeypatch.setattr(sys.modules[cls.__module__], "train_network", training)
+    for checkpoint in (None, tmp_path / "training.safetensors"):
+        baseline = cls(log.item_ids, **options)
+        baseline.checkpoint = checkpoint
+        baseline.fit(leave_last_out(log)["train"])
+        assert asked[-1] == checkpoint

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from higr_hf.baselines import SASRecItemVectors
 from higr_hf.baselines.base import baseline_class
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
 from higr_hf.evaluation.results import SYSTEMS
@@ -179,9 +180,7 @@ def test_a_killed_unit_is_trained_again_and_no_other(folder, finished, monkeypat
 def test_units_are_fitted_apart_and_judged_by_a_run_that_finds_them(folder, finished, monkeypatch, capsys):
     path, _ = finished
     for trial in (0, 2):
-        assert run(folder, path, name="apart", only="ease", fit_only=True, trials=f"[{trial}]") == {
-            "own": {"ease": []}
-        }
+        assert run(folder, path, name="apart", only="ease", fit_only=True, trials=f"[{trial}]") == {"own": {}}
     outcomes = [json.loads(file.read_text()) for file in (folder / "apart" / "own" / "ease").glob("*/unit.json")]
     assert sorted(outcome["settings"]["l2"] for outcome in outcomes) == [1.0, 400.0]
     assert not (folder / "apart-results").exists() and not list((folder / "apart").rglob("test"))
@@ -192,10 +191,35 @@ def test_units_are_fitted_apart_and_judged_by_a_run_that_finds_them(folder, fini
     assert "--trials goes with --fit_only" in capsys.readouterr().err
     run(folder, path, name="apart", only="ease", fit_only=True)
     monkeypatch.setattr(benchmark, "fit_system", None)
-    monkeypatch.setattr(benchmark, "machine_name", lambda: "another machine")
+    for file in (folder / "apart" / "own" / "ease").glob("*/unit.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "machine": "the one with a GPU"}))
     run(folder, path, name="apart", only="ease")
     (row,) = read_rows(folder / "apart-results" / "benchmark.jsonl")
-    assert row["machine"] == outcomes[0]["machine"] != "another machine", "where its seconds were taken"
+    assert row["machine"] == "the one with a GPU", "where its seconds were taken"
+
+
+def test_a_killed_network_goes_on_inside_its_unit(folder, monkeypatch):
+    path = plan(folder, {"sasrec": {**ITEM_VECTORS, "trials": [{"epochs": 3, "eval_every": 1}]}}, "network")
+    loss, steps = SASRecItemVectors._loss, []
+
+    def counted(self, batch):
+        steps.append(1)
+        if len(steps) == dies_at:
+            raise KeyboardInterrupt
+        return loss(self, batch)
+
+    monkeypatch.setattr(SASRecItemVectors, "_loss", counted)
+    dies_at = None
+    run(folder, path, name="network-whole", seeds="[0]")
+    whole = len(steps)
+    dies_at, steps[:] = whole, []  # in the last step of the last epoch
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, path, name="network", seeds="[0]")
+    dies_at, steps[:] = None, []
+    run(folder, path, name="network", seeds="[0]")
+    assert 0 < len(steps) < whole / 2, "the epoch that was not judged yet"
+    rows = [read_rows(folder / f"{name}-results" / "benchmark.jsonl")[0] for name in ("network-whole", "network")]
+    assert rows[0]["metrics"] == rows[1]["metrics"]
 
 
 def test_another_setting_is_another_unit(folder, finished):

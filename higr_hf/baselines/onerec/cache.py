@@ -44,7 +44,7 @@ class BeamCache:
             own = torch.eye(beams, dtype=torch.bool, device=self.visible.device)
             self.visible[:, :, self.used : self.used + beams] = own
         else:
-            self.visible[:, :, self.used].fill_(True)
+            self.visible[:, :, self.used].fill_(True)  # assigned, it would travel from the host
         self.used += beams
 
     def write(self, layer: int, key_value: KeyValue) -> KeyValue:
