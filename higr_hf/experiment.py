@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 
 from .architectures import architecture
 from .data.collators import SlateCollator
-from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout, encode_sequences
+from .data.encoding import EncodedSequence, FeatureEdges, TokenLayout, encode_sequences, encode_training_sequences
 from .evaluation import EvaluationResult, SlateEvaluator
 from .judging import SlateJudge
 from .recommender import SlateRecommender
@@ -126,7 +126,9 @@ class Experiment:
         return SlateCollator(TokenLayout.of(self.tokenizer), **fields)
 
     def sequences(self, split: str) -> list[EncodedSequence]:
-        """A split's rows as one run of events each, the target slate last."""
+        """A split as runs of events: every user's training events, or a row's history with its target slate last."""
+        if split == "train":
+            return encode_training_sequences(self.splits[split], self.tokenizer, self.edges)
         rows = encode_sequences(self.splits[split], self.tokenizer, self.edges)
         targets = encode_sequences(self.splits[split], self.tokenizer, self.edges, side="target")
         return [_joined(row, target) for row, target in zip(rows, targets, strict=True)]
@@ -191,9 +193,11 @@ class Experiment:
         return twin
 
 
-def _joined(first: EncodedSequence, second: EncodedSequence) -> EncodedSequence:
+def _joined(history: EncodedSequence, target: EncodedSequence) -> EncodedSequence:
+    """A history and the list that follows it."""
     return EncodedSequence(
-        np.concatenate([first.items, second.items]),
-        np.concatenate([first.feedback, second.feedback]),
-        np.concatenate([first.time, second.time]),
+        np.concatenate([history.items, target.items]),
+        np.concatenate([history.feedback, target.feedback]),
+        np.concatenate([history.time, target.time]),
+        np.append(np.arange(len(history)), np.full(len(target), len(history))),
     )

@@ -4,7 +4,8 @@ Two kinds, both ridge regressions over the training split:
 
 - *transitions*: the next M items of every position, from the events before it under one or more decays at once. The
   linear autoregression of slates; session-based relatives are SLIST and SLIT (Choi et al., "Session-aware Linear
-  Item-Item Models", WWW 2021, arXiv 2103.16104).
+  Item-Item Models", WWW 2021, arXiv 2103.16104). Of real lists (receipts) the items of each list, from the events
+  before the list; where people buy the same again, a table's diagonal says how surely and for how long.
 - *co-engagement*, decay 0: EASE (Steck, WWW 2019), whatever the order.
 
 Of every row only the K largest entries are kept.
@@ -22,9 +23,9 @@ import scipy.linalg
 import torch
 
 from .baselines.ease import EASE
-from .data.embeddings import training_sequences
+from .data.embeddings import training_lists, training_sequences
 from .item_item_higr import ItemItemScores
-from .item_transitions import transition_moments
+from .item_transitions import list_moments, transition_moments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +59,7 @@ def fit_item_item(
     co_engagement_l2: float = 800.0,
     max_events: int = 60,
     max_items: int = 8000,
+    whole_lists: bool = False,
 ) -> ItemItemTables:
     """Fit the tables on a training split.
 
@@ -74,12 +76,15 @@ def fit_item_item(
         co_engagement_l2: EASE's λ, in users.
         max_events: newest events of a position that are read.
         max_items: how many of the most frequent items have rows and columns.
+        whole_lists: tell the items of each row's real list, however many, from the row's history, in place of the next
+            M of every position; for the rows of `basket_splits`.
 
     Returns:
         [`ItemItemTables`] over all items.
 
     Raises:
         ValueError: for a setting out of range.
+        DataError: for `whole_lists` without lists.
 
     Example:
         >>> tables = fit_item_item(splits["train"], log.item_ids, neighbours=5)
@@ -109,9 +114,12 @@ def fit_item_item(
     if moving:
         place = np.full(count, -1, dtype=np.int64)
         place[kept] = np.arange(size)
-        placed, user = place[events], np.repeat(np.arange(len(lengths)), lengths)
-        lengths = np.bincount(user[placed >= 0], minlength=len(lengths))
-        solution = _transitions(placed[placed >= 0], lengths, size, moving, slate_size, l2, max_events)
+        if whole_lists:
+            before, lists = (_kept(place, *side) for side in training_lists(train, item_ids))
+            moments = list_moments(before, lists, size, moving, max_events)
+        else:
+            moments = transition_moments(*_kept(place, events, lengths), size, moving, slate_size, max_events)
+        solution = _ridge(*moments, l2)
     for channel, decay in enumerate(decays):
         if decay:
             first = moving.index(decay) * size
@@ -206,17 +214,14 @@ def detach_item_item(model: HiGRForSlateGeneration) -> DetachedItemItem:
     return detached
 
 
-def _transitions(
-    items: np.ndarray,
-    lengths: np.ndarray,
-    size: int,
-    decays: list[float],
-    slate_size: int,
-    l2: float,
-    max_events: int,
-) -> np.ndarray:
-    """Ridge regression of the next items on decayed histories, float32 `[len(decays) · size, size]`."""
-    gram, cross = transition_moments(items, lengths, size, decays, slate_size, max_events)
+def _kept(place: np.ndarray, items: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences without the items that have no place, and how long they are then."""
+    placed, row = place[items], np.repeat(np.arange(len(lengths)), lengths)
+    return placed[placed >= 0], np.bincount(row[placed >= 0], minlength=len(lengths))
+
+
+def _ridge(gram: np.ndarray, cross: np.ndarray, l2: float) -> np.ndarray:
+    """Weights of a ridge regression from its moments, which are overwritten."""
     gram[np.diag_indices(len(gram))] += l2
     return scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True, overwrite_b=True)
 

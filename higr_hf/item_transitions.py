@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+import scipy.sparse
+
+_LISTS_AT_ONCE = 16384
+"""Rows of a list regression that are written down together."""
 
 
 def transition_moments(
@@ -76,6 +80,58 @@ def transition_moments(
     return gram, cross
 
 
+def list_moments(
+    histories: tuple[np.ndarray, np.ndarray],
+    targets: tuple[np.ndarray, np.ndarray],
+    size: int,
+    decays: Sequence[float],
+    max_events: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs × inputs and inputs × targets of the regression whose rows are real lists, each told from its history.
+
+    A row holds the newest H events before the list, weighted as above; its target holds the list's items.
+
+    Args:
+        histories (`(int64 [E], int64 [R])`): items before each list, oldest first, from 0 to `size - 1`, and how many
+            there are.
+        targets (`(int64 [F], int64 [R])`): the lists themselves in the same form.
+        size: n, the number of items.
+        decays: τ of every channel, in events.
+        max_events: H, newest events of a history that are read.
+
+    Returns:
+        `X.T @ X`, float32 `[C·n, C·n]`, and `X.T @ Y`, float32 `[C·n, n]`; channel c has rows `c·n … c·n + n - 1`.
+
+    Example:
+        >>> before, lists = (np.array([0, 1]), np.array([2])), (np.array([1]), np.array([1]))
+        >>> gram, cross = list_moments(before, lists, 2, [1.0], max_events=5)
+        >>> bool(np.isclose(cross[1, 1], 1 / (1 + np.e**-2) ** 0.5))
+        True
+    """
+    width = len(decays) * size
+    gram, cross = np.zeros((width, width), dtype=np.float32), np.zeros((width, size), dtype=np.float32)
+    ends = [np.r_[0, np.cumsum(lengths)] for _, lengths in (histories, targets)]
+    kernels = [_Kernel(decay, max_events) for decay in decays]
+    for first in range(0, len(histories[1]), _LISTS_AT_ONCE):
+        last = min(first + _LISTS_AT_ONCE, len(histories[1]))
+        sides = []
+        for (items, lengths), end in zip((histories, targets), ends, strict=True):
+            place = np.arange(end[first], end[last])
+            row = np.repeat(np.arange(last - first), lengths[first:last])
+            sides.append((row, items[place], end[first + 1 :][row] - 1 - place))
+        read = sides[0][2] < max_events
+        row, item, age = (values[read] for values in sides[0])
+        length, shape = np.bincount(row, minlength=last - first), (last - first, size)
+        weights = [kernel.weights[age] * kernel.scale[length[row] - 1] for kernel in kernels]
+        blocks = [scipy.sparse.csr_matrix((weight, (row, item)), shape, dtype=np.float32) for weight in weights]
+        inputs = scipy.sparse.hstack(blocks, format="csr")
+        row, item, _ = sides[1]
+        wanted = scipy.sparse.csr_matrix((np.ones(len(row)), (row, item)), shape, dtype=np.float32)
+        gram += (inputs.T @ inputs).toarray()
+        cross += (inputs.T @ wanted).toarray()
+    return gram, cross
+
+
 class _Kernel:
     """What a decay makes of a history of at most `max_events` events.
 
@@ -115,4 +171,4 @@ class _Kernel:
         return total.astype(np.float32)
 
 
-__all__ = ["transition_moments"]
+__all__ = ["list_moments", "transition_moments"]

@@ -8,6 +8,8 @@ import torch
 from datasets import Dataset
 
 from higr_hf.baselines import EASE
+from higr_hf.data import DataError
+from higr_hf.data.embeddings import training_lists
 from higr_hf.item_item import attach_item_item, detach_item_item, fit_item_item
 from tests.model_tester import HiGRModelTester
 
@@ -120,3 +122,46 @@ def test_tables_are_taken_off_and_put_back(train):
     with tables.attached(model):
         pass
     assert model.config.item_item_decays == [3.0, 0.0] and torch.equal(scores(), told)
+
+
+@pytest.fixture(scope="module")
+def receipts():
+    rng = np.random.default_rng(7)
+    before = [[ITEMS[item] for item in rng.integers(0, 12, size)] for size in rng.integers(1, 9, 30)]
+    lists = [[ITEMS[item] for item in rng.choice(12, size, replace=False)] for size in rng.integers(2, 6, 30)]
+    users = [str(row // 3) for row in range(30)]
+    return Dataset.from_dict({"user_id": users, "history_item_ids": before, "target_item_ids": lists})
+
+
+def test_lists_are_told_from_what_stood_before_them(receipts, monkeypatch):
+    monkeypatch.setattr("higr_hf.item_transitions._LISTS_AT_ONCE", 7)
+    fitted = fit_item_item(
+        receipts, ITEMS, decays=[2.0, 5.0], neighbours=12, l2=4.0, max_events=4, whole_lists=True, max_items=11
+    )
+    counts = np.zeros(12)
+    first = {}
+    for row in receipts:
+        first.setdefault(row["user_id"], row["history_item_ids"])
+    for items in [*first.values(), *receipts["target_item_ids"]]:
+        for item in items:
+            counts[ITEMS.index(item)] += 1
+    dropped = np.argsort(-counts, kind="stable")[-1]
+    x, y = np.zeros((30, 24)), np.zeros((30, 12))
+    for row, (before, items) in enumerate(zip(receipts["history_item_ids"], receipts["target_item_ids"], strict=True)):
+        seen = [ITEMS.index(item) for item in before if ITEMS.index(item) != dropped][-4:]
+        for channel, decay in enumerate([2.0, 5.0]):
+            weights = np.exp(-np.arange(len(seen))[::-1] / decay)
+            np.add.at(x[row], np.array(seen, dtype=int) + 12 * channel, weights / np.linalg.norm(weights))
+        y[row, [ITEMS.index(item) for item in items if ITEMS.index(item) != dropped]] = 1
+    expected = np.linalg.solve(x.T @ x + 4 * np.eye(24), x.T @ y)
+    np.testing.assert_allclose(np.concatenate([dense(fitted, 0), dense(fitted, 1)]), expected, atol=1e-5)
+
+
+def test_without_lists_there_is_nothing_to_tell(train):
+    with pytest.raises(DataError, match="no lists"):
+        fit_item_item(train, ITEMS, decays=[2.0], whole_lists=True)
+
+
+def test_a_list_of_an_unknown_item_is_refused(receipts):
+    with pytest.raises(DataError, match="i11"):
+        training_lists(receipts, ITEMS[:11])

@@ -24,6 +24,9 @@ DECODING = "decoding"
 MODELS = (SLATES, ITEM_ITEM, DECODING)
 """Kinds whose systems are checkpoints of a model and its tokenizer."""
 
+NETWORKS = (SLATES, "sasrec", "bert4rec", "hstu", "sasrec-item-vectors", "listcvae", "tiger")
+"""Kinds whose training takes long, which a dataset may take from another one: see `DatasetPlan.trained_on`."""
+
 PARTS = {ITEM_ITEM: 1, DECODING: 1, "mixture": 2}
 """Kind -> how many other systems it is made of."""
 
@@ -37,18 +40,24 @@ class DatasetPlan:
         list_size: M, items that are recommended.
         exclude_history: whether items of the history may not be recommended.
         num_trials: how many of each system's trials are run, the first ones; all by default.
+        network_trials: the same for systems whose training takes long; `num_trials` by default.
         systems: which systems are measured; all by default.
+        trained_on: the dataset of the plan, the same log and splits, whose trained networks are judged here: what is
+            tuned without training (closed forms, mixtures, tables, ways of decoding) is tuned here.
     """
 
     data: Mapping[str, Any]
     list_size: int = 5
     exclude_history: bool = True
     num_trials: int | None = None
+    network_trials: int | None = None
     systems: tuple[str, ...] | None = None
+    trained_on: str | None = None
 
     def __post_init__(self) -> None:
-        if self.list_size < 1 or (self.num_trials is not None and self.num_trials < 1):
-            raise ValueError("list_size and num_trials must be at least 1")
+        for name in ("list_size", "num_trials", "network_trials"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,13 @@ class SystemPlan:
             )
 
     def settings_of(self, dataset: str, trial: int) -> dict[str, Any]:
-        """Settings of a trial on a dataset; the trial has the last word."""
-        return {**self.settings, **self.by_dataset.get(dataset, {}), **self.trials[trial]}
+        """Settings of a trial on a dataset: the trial has the last word, inside a mapping (`model`) key by key."""
+        settings: dict[str, Any] = {}
+        for changes in (self.settings, self.by_dataset.get(dataset, {}), self.trials[trial]):
+            for key, value in changes.items():
+                nested = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping)
+                settings[key] = {**settings[key], **value} if nested else value
+        return settings
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,10 @@ class BenchmarkPlan:
 
     def trials(self, system: SystemPlan, dataset: str) -> range:
         """Numbers of the trials that a system gets on a dataset."""
-        most = self.datasets[dataset].num_trials
+        protocol = self.datasets[dataset]
+        most = protocol.num_trials
+        if system.kind in NETWORKS and protocol.network_trials is not None:
+            most = protocol.network_trials
         return range(len(system.trials) if most is None else min(most, len(system.trials)))
 
     def measured(self, dataset: str) -> list[str]:
@@ -180,6 +197,15 @@ def load_plan(path: str | Path) -> BenchmarkPlan:
     tuned = {name: len(system.trials) for name, system in systems.items() if len(system.trials) > 1}
     if len(set(tuned.values())) > 1:
         raise ValueError(f"{path}: every tuned system gets the same number of trials; here they are {tuned}.")
+    for name, plan in datasets.items():
+        if plan.trained_on is None:
+            continue
+        source = datasets.get(plan.trained_on)
+        if source is None or source.trained_on or (source.data, source.list_size) != (plan.data, plan.list_size):
+            raise ValueError(
+                f"{path}: dataset {name!r}: its trained_on {plan.trained_on!r} is no dataset with the same data and "
+                "list_size and networks of its own."
+            )
     for kind, plans, known in (("system", datasets, systems), ("dataset", systems, datasets)):
         for name, plan in plans.items():
             unknown = sorted(set(getattr(plan, f"{kind}s") or ()) - set(known))

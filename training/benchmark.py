@@ -25,7 +25,7 @@ from higr_hf.evaluation import EvaluationResult, append_rows, make_row
 from higr_hf.utils.environment import machine_name
 
 from ._args import check_output, mapping, numbers, parse_recipe, run
-from ._benchmark_plan import BenchmarkPlan, SystemPlan, load_plan
+from ._benchmark_plan import NETWORKS, BenchmarkPlan, SystemPlan, load_plan
 from ._benchmark_report import comparison_rows, render_report, unwritten
 from ._benchmark_systems import Workbench, fit_system, load_system
 from ._benchmark_units import Outcome, Unit
@@ -76,6 +76,8 @@ class Benchmark:
     def __init__(self, plan: BenchmarkPlan, dataset: str, root: Path) -> None:
         self.plan, self.dataset, self.root = plan, dataset, root
         self.bench = Workbench(plan, dataset, root)
+        source = plan.datasets[dataset].trained_on
+        self.networks = None if source is None else Benchmark(plan, source, root)
 
     def tune(self, system: SystemPlan) -> int:
         """The trial with the best validation figure, all of them with the plan's one seed."""
@@ -106,8 +108,10 @@ class Benchmark:
 
     def fit(self, system: SystemPlan, trial: int, seed: int) -> tuple[Unit, Outcome]:
         """A unit and its outcome; trained now where it was not before."""
-        settings = system.settings_of(self.dataset, trial)
+        settings = self._settings(system, trial)
+        elsewhere = self._trained_elsewhere(system)
         parts = [self._chosen(self.plan.systems[name], seed) for name in system.parts]
+        parts += [elsewhere.fit(system, trial, seed)[0]] if elsewhere else []
         decides = {
             "kind": system.kind,
             **settings,
@@ -120,9 +124,12 @@ class Benchmark:
         outcome = unit.outcome
         if outcome is not None:
             return unit, outcome
-        began = time.perf_counter()
-        trained = fit_system(self.bench, system, settings, seed, unit.work, [part.model for part in parts])
-        seconds = time.perf_counter() - began
+        if elsewhere:
+            trained, seconds = load_system(self.bench, system, settings, parts[-1].model), parts[-1].outcome.seconds
+        else:
+            began = time.perf_counter()
+            trained = fit_system(self.bench, system, settings, seed, unit.work, [part.model for part in parts])
+            seconds = time.perf_counter() - began
         judged = self.bench.evaluator("validation", trained.batch_size).evaluate(trained.recommend)
         print(
             f"{unit.folder}: validation {judged.primary_metric} {judged.primary_value:.4f}, {seconds:.0f} s",
@@ -131,9 +138,8 @@ class Benchmark:
         validation = judged.known_metrics
         if trained.validation_loss is not None:
             validation["loss"] = trained.validation_loss
-        return unit, unit.finish(
-            trained.save, Outcome(decides, validation, seconds, trained.parameters, machine_name())
-        )
+        machine = parts[-1].outcome.machine if elsewhere else machine_name()
+        return unit, unit.finish(trained.save, Outcome(decides, validation, seconds, trained.parameters, machine))
 
     def test(self, system: SystemPlan, seed: int, results: str) -> EvaluationResult:
         """Judge the tuned system on the test split, once; the judgement and its result row are kept together."""
@@ -142,8 +148,7 @@ class Benchmark:
         done = unit.test_result
         if done is not None:
             return done
-        settings = system.settings_of(self.dataset, trial)
-        trained = load_system(self.bench, system, settings, unit.model)
+        trained = load_system(self.bench, system, self._settings(system, trial), unit.model)
         judged = self.bench.evaluator("test", trained.batch_size).evaluate(trained.recommend)
         metrics = {**judged.known_metrics, "million_parameters": outcome.parameters / 1e6}
         if "loss" in outcome.validation:
@@ -166,6 +171,13 @@ class Benchmark:
             flush=True,
         )
         return judged
+
+    def _trained_elsewhere(self, system: SystemPlan) -> Benchmark | None:
+        """The dataset whose networks of a system are judged here; `None` where it is trained here."""
+        return self.networks if system.kind in NETWORKS else None
+
+    def _settings(self, system: SystemPlan, trial: int) -> dict[str, Any]:
+        return system.settings_of((self._trained_elsewhere(system) or self).dataset, trial)
 
     def _chosen(self, system: SystemPlan, seed: int) -> Unit:
         """A mixture's part, tuned; of a deterministic one there is one seed."""

@@ -41,8 +41,8 @@ class Baseline(ABC):
     Attributes:
         kind: name of the class in saved directories and recipes.
         history: how it was judged while `fit` trained it; empty for a system that is not, and for a loaded one.
-        checkpoint: file in which `fit` keeps a network that is trained here after every judgement, and from which it
-            goes on where it was killed; set it before `fit`. RecTools' networks and closed forms begin anew.
+        checkpoint: file in which `fit` keeps a network after every judgement, and from which it goes on where it was
+            killed; set it before `fit`. Closed forms begin anew.
     """
 
     kind: ClassVar[str] = ""

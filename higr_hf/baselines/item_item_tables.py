@@ -21,7 +21,7 @@ class ItemItem(ScoringBaseline):
 
     Args:
         item_ids: the catalogue; the place in it is the item index.
-        decays, neighbours, l2, co_engagement_l2, max_events: of [`fit_item_item`].
+        decays, neighbours, l2, co_engagement_l2, max_events, whole_lists: of [`fit_item_item`].
         scales: what each table's scores are multiplied by.
         slate_size: M, how many of the next items a position is to tell.
 
@@ -47,9 +47,10 @@ class ItemItem(ScoringBaseline):
         co_engagement_l2: float = 800.0,
         max_events: int = 60,
         slate_size: int = 5,
+        whole_lists: bool = False,
     ) -> None:
         fitting = {"decays": list(decays), "neighbours": neighbours, "l2": l2, "co_engagement_l2": co_engagement_l2}
-        fitting |= {"max_events": max_events, "slate_size": slate_size}
+        fitting |= {"max_events": max_events, "slate_size": slate_size, "whole_lists": whole_lists}
         super().__init__(item_ids, scales=list(scales), **fitting)
         self._fitting = fitting
         config = HiGRConfig(

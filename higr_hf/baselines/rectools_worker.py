@@ -44,6 +44,8 @@ def _sibling(path: str) -> ModuleType:
 ranking = _sibling("baselines/ranking.py")
 early_stopping = _sibling("baselines/early_stopping.py")
 metrics = _sibling("evaluation/metrics.py")
+atomic = _sibling("utils/atomic.py")
+training_checkpoint = _sibling("baselines/training_checkpoint.py")
 
 
 class LightningModule(TransformerLightningModule):
@@ -150,22 +152,36 @@ class Scorer:
 
 
 class Validate(Callback):
-    """Judges the model every few epochs by the NDCG of validation slates, as the evaluator does."""
+    """Judges the model every few epochs by the NDCG of validation slates, as the evaluator does.
 
-    def __init__(self, arrays: dict, settings: dict, num_items: int) -> None:
+    After a judgement the training is kept in a file; one that was killed goes on from there. Weights, optimizer and
+    judgements are as they were; the order of batches and BERT4Rec's masks are drawn anew.
+    """
+
+    def __init__(self, arrays: dict, settings: dict, num_items: int, kept=None) -> None:
         self.histories = sequences(arrays["validation_events"], arrays["validation_lengths"])
         targets = sequences(arrays["target_events"], arrays["target_lengths"])
         self.targets = np.full((len(targets), max(map(len, targets), default=0)), -1, dtype=np.int64)
         for row, items in enumerate(targets):
             self.targets[row, : len(items)] = items
         self.counts = np.bincount(arrays["events"], minlength=num_items)
-        self.settings, self.num_items = settings, num_items
+        self.settings, self.num_items, self.kept = settings, num_items, kept
+        self.taken_up = 0
         self.best = early_stopping.KeepBest(settings["patience"])
         self.model = None
 
     def on_train_start(self, trainer, module) -> None:
         """Only now does the clock run: preparing the data is no training."""
         self.best = early_stopping.KeepBest(self.settings["patience"])
+        if self.kept is None:
+            return
+        epoch, _ = self.kept.take_up(module.torch_model, trainer.optimizers[0], self.best)
+        if epoch:
+            self.taken_up = epoch
+            seed_everything(self.settings["seed"] + epoch, workers=True, verbose=False)  # not the first masks again
+            progress = trainer.fit_loop.epoch_progress.current
+            progress.ready = progress.started = progress.processed = progress.completed = epoch
+            trainer.should_stop |= self.best.done
 
     def on_train_epoch_end(self, trainer, module) -> None:
         """Judge, keep the best weights, and stop the trainer when there is nothing more to gain."""
@@ -176,6 +192,8 @@ class Validate(Callback):
         weights = module.torch_model.state_dict
         trainer.should_stop |= self.best.judge(epoch, self._ndcg, lambda: {k: v.clone() for k, v in weights().items()})
         module.torch_model.train()
+        if self.kept is not None:
+            self.kept.keep(module.torch_model, trainer.optimizers[0], self.best, epoch, trainer.global_step)
         print(f"epoch {epoch}: validation ndcg {self.best.history[-1].score:.4f}", file=sys.stderr, flush=True)
 
     def _ndcg(self) -> float:
@@ -190,7 +208,12 @@ def fit(folder: Path, job: dict, arrays: dict) -> None:
     """Train; leaves the best weights, what rebuilds the network around them, and the curve."""
     settings, num_items = job["settings"], job["num_items"]
     seed_everything(settings["seed"], workers=True, verbose=False)
-    validate = Validate(arrays, settings, num_items)
+    kept = None
+    if job["checkpoint"] is not None:
+        decides = {name: job[name] for name in ("kind", "settings", "num_items")} | {"events": len(arrays["events"])}
+        path = Path(job["checkpoint"])
+        kept = training_checkpoint.TrainingCheckpoint(path, decides, atomic.atomic_write_bytes)
+    validate = Validate(arrays, settings, num_items, kept)
 
     def trainer() -> Trainer:
         return Trainer(
@@ -221,8 +244,11 @@ def fit(folder: Path, job: dict, arrays: dict) -> None:
         "parameters": sum(p.numel() for p in model.torch_model.parameters()),
         "epoch": validate.best.epoch,
         "history": validate.best.history,
+        "taken_up": validate.taken_up,
     }
     (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+    if kept is not None:
+        kept.remove()
 
 
 def restore(job: dict, arrays: dict):

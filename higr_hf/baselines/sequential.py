@@ -162,6 +162,7 @@ class SequentialBaseline(ScoringBaseline):
             "num_items": self.num_items,
             "block_size": self.block_size,
             "schema": self.outcome.get("schema"),
+            "checkpoint": None if self.checkpoint is None else str(Path(self.checkpoint).absolute()),
         }
         atomic_write_json(folder / "job.json", job)
         save_file({name: np.ascontiguousarray(array) for name, array in inputs.items()}, folder / "inputs.safetensors")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..evaluation import SlateEvaluator
+from ..utils import atomic_write_bytes
 from .early_stopping import KeepBest
 from .training_checkpoint import TrainingCheckpoint
 
@@ -94,7 +95,7 @@ def train_network(
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     best, over, step = KeepBest(plan.patience), 0, 0
-    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, dataclasses.asdict(plan))
+    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, dataclasses.asdict(plan), atomic_write_bytes)
     if kept is not None:
         over, step = kept.take_up(network, optimizer, best)
     for epoch in range(over + 1, plan.epochs + 1):

@@ -1,18 +1,22 @@
-"""What the training of a network keeps between judgements, so that a killed one goes on where it was."""
+"""What the training of a network keeps between judgements, so that a killed one goes on where it was.
+
+Nothing of this package: the worker of another environment loads this file by its path.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ..utils import atomic_write_bytes
-from .early_stopping import KeepBest
+if TYPE_CHECKING:
+    from .early_stopping import KeepBest
 
 
 class TrainingCheckpoint:
@@ -23,10 +27,11 @@ class TrainingCheckpoint:
     Args:
         path: the file; it replaces itself as a whole.
         settings: JSON-able; a file of other settings is refused.
+        write: writes a file as a whole or not at all, `atomic_write_bytes`.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = Path(path), settings
+    def __init__(self, path: Path, settings: dict[str, Any], write: Callable[[Path, bytes], Any]) -> None:
+        self.path, self.settings, self._write = Path(path), settings, write
 
     def keep(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, best: KeepBest, epoch: int, step: int
@@ -42,7 +47,7 @@ class TrainingCheckpoint:
         # Tied weights share memory, which safetensors refuses.
         tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         facts = {"settings": self.settings, "epoch": epoch, "step": step, "judged": best.progress()}
-        atomic_write_bytes(self.path, save(tensors, metadata={"training": json.dumps(facts)}))
+        self._write(self.path, save(tensors, metadata={"training": json.dumps(facts)}))
         best.skip()
 
     def take_up(self, network: nn.Module, optimizer: torch.optim.Optimizer, best: KeepBest) -> tuple[int, int]:

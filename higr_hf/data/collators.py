@@ -21,6 +21,10 @@ class SlateCollator:
     after it. At `num_windows` random positions the rest of the slate is asked for too, each slot knowing the items of
     the slots before it, as at decoding.
 
+    With `whole_lists` the slates are the sequences' real lists (receipts, requests): an item is asked for from the
+    events before its list, as at decoding, not from those before itself, and the rest of its slate are other items of
+    its list, in random order, because a list's order says nothing.
+
     Args:
         layout: the tokenizer's token layout.
         slate_size: M.
@@ -37,6 +41,8 @@ class SlateCollator:
             for one. Needs feedback in the sequences.
         feature_dropout: probability that a whole sequence goes without its feature tokens, so that prompts without
             them work too.
+        whole_lists: slates are the sequences' lists. `shuffle` has no part in it, and the shorter a list, the fewer
+            slots are asked for.
         last_slate_only: ask for the last slate of every sequence and nothing else, for evaluation.
         seed: of all draws, which depend on it, the epoch and the batch's own rows alone: on no worker, process or
             batch before, so that a resumed run draws what the whole run would have drawn.
@@ -55,6 +61,7 @@ class SlateCollator:
     slot_dropout: float = 0.0
     wish_rate: float = 0.0
     feature_dropout: float = 0.0
+    whole_lists: bool = False
     last_slate_only: bool = False
     seed: int = 0
 
@@ -83,7 +90,7 @@ class SlateCollator:
         return 1 if length <= longest else round((length + longest - 1) / longest)
 
     def num_targets(self, length: int) -> int:
-        """How many items a sequence of so many events is asked for, at most."""
+        """How many items a sequence of so many events is asked for, at most (with lists of M items or more)."""
         starts = min(length, self.max_history + self.slate_size, self.num_starts or length)
         return starts + min(starts, self.num_windows) * (self.slate_size - 1)
 
@@ -97,7 +104,7 @@ class SlateCollator:
             queries.append(self._queries(row, generator))
             if self.feature_dropout and generator.random() < self.feature_dropout:
                 nothing = np.full(len(row), -1)
-                row = EncodedSequence(row.items, nothing, nothing)
+                row = replace(row, feedback=nothing, time=nothing)
             tokens.append(np.concatenate([[self.layout.bos], self.layout.tokens(row)]))
         input_ids = _pad(tokens, self.layout.pad)
         packed = _pad(queries, 0)
@@ -121,17 +128,25 @@ class SlateCollator:
     def _queries(self, row: EncodedSequence, generator: np.random.Generator) -> np.ndarray:
         """int64 `[Q, 6]` in the order of `SlateQueries.FIELDS`. Unit 0 is `<bos>`, unit i the i-th event."""
         length, size = len(row), self.slate_size
+        begins, ends = row.list_bounds()
         starts = np.arange(1, length + 1)
         if self.last_slate_only:
-            starts = starts[max(length - size, 0) :][:1]
+            first = int(begins[-1]) if self.whole_lists and length else max(length - size, 0)
+            starts = starts[first:][:1]
         elif self.num_starts is not None and self.num_starts < length:
             starts = np.sort(generator.choice(starts, self.num_starts, replace=False))
         count = len(starts)
         slot = np.arange(size)
         target = starts[:, None] + slot
         inside = target <= length
+        context = starts
+        if self.whole_lists:
+            context = begins[starts - 1] + 1
+            inside = target - starts[:, None] < (ends - begins)[starts - 1, None]
+            if not self.last_slate_only:
+                target = self._list_targets(starts, begins, ends, generator)
         # Random order inside a window: real slots keep their places before the ones past the sequence's end.
-        if self.shuffle:
+        elif self.shuffle:
             noise = generator.random((count, size)) * (generator.random((count, 1)) < self.shuffle)
             order = np.argsort(np.where(inside, noise, 2.0), axis=1, kind="stable")
             target = np.take_along_axis(target, order, axis=1)
@@ -148,9 +163,27 @@ class SlateCollator:
             level = row.feedback[np.clip(target - 1, 0, length - 1)]
             told = (generator.random((count, 1)) < self.wish_rate) & (level >= 0)
             wish = np.where(told, level + self.layout.feature_offset, 0)
-        context = np.broadcast_to(starts[:, None], target.shape)
-        fields = (context, np.broadcast_to(slot, target.shape), context, previous, target, wish)
+        wide = (context[:, None], slot, starts[:, None])
+        context, slot, window = (np.broadcast_to(field, target.shape) for field in wide)
+        fields = (context, slot, window, previous, target, wish)
         return np.stack([field[asked] for field in fields], axis=-1)
+
+    def _list_targets(
+        self, starts: np.ndarray, begins: np.ndarray, ends: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Each start's own event, then others of its list in random order; int64 `[starts, M]` units.
+
+        Slots behind a list's last item hold anything.
+        """
+        place = starts - 1 - begins[starts - 1]
+        size = (ends - begins)[starts - 1]
+        # M - 1 of the list's other places without one twice: the smallest of random keys.
+        longest = max(int(size.max(initial=1)), self.slate_size)
+        keys = generator.random((len(starts), longest))
+        keys[np.arange(longest) >= size[:, None]] = 2.0
+        keys[np.arange(len(starts)), place] = -1.0
+        order = np.argsort(keys, axis=1, kind="stable")[:, : self.slate_size]
+        return begins[starts - 1, None] + 1 + order
 
 
 QUERY = {name: position for position, name in enumerate(SlateQueries.FIELDS)}

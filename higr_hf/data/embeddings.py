@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -241,6 +243,34 @@ def training_sequences(train: Dataset, item_ids: Sequence[str]) -> tuple[np.ndar
     except KeyError as error:
         raise DataError(f"the training split holds the item {error.args[0]!r}, which is not among the items") from None
     return flat, np.array([len(events) for events in sequences], dtype=np.int64)
+
+
+def training_lists(
+    train: Dataset, item_ids: Sequence[str]
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Every training list and what stood before it: the rows of `basket_splits` as they are, which overlap.
+
+    Returns:
+        Histories and targets, each as item indices int64 `[events]` and the events of each row int64 `[rows]`.
+
+    Raises:
+        DataError: where no row has a target, and for an item that is not in the catalogue.
+    """
+    table = train.select_columns(["history_item_ids", "target_item_ids"]).with_format("arrow")[:]
+    catalogue = pa.array(item_ids, pa.string())
+    sides = []
+    for column in table.columns:
+        column = column.combine_chunks()
+        places = pc.index_in(column.flatten().cast(pa.string()), value_set=catalogue)
+        if places.null_count:
+            unknown = column.flatten().filter(places.is_null())[0].as_py()
+            raise DataError(f"the training split holds the item {unknown!r}, which is not among the items")
+        sides.append((places.to_numpy().astype(np.int64), np.diff(column.offsets.to_numpy()).astype(np.int64)))
+    if not len(sides[1][0]):
+        raise DataError(
+            "the training rows have no lists of their own (target_item_ids): only basket_splits makes them"
+        )
+    return sides[0], sides[1]
 
 
 def training_views(train: Dataset) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,17 +75,30 @@ class EncodedSequence:
         items: int64, catalogue index.
         feedback: int64 feedback level, -1 for none.
         time: int64 time bucket, -1 for none.
+        lists: int64, the number of the real list (a receipt, a request) that each event stands in; equal numbers stand
+            together. `None` where no lists are known: then every event is a list of its own.
     """
 
     items: np.ndarray
     feedback: np.ndarray
     time: np.ndarray
+    lists: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, window: slice) -> EncodedSequence:
-        return EncodedSequence(self.items[window], self.feedback[window], self.time[window])
+        lists = None if self.lists is None else self.lists[window]
+        return EncodedSequence(self.items[window], self.feedback[window], self.time[window], lists)
+
+    def list_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each event's list begins and ends (exclusive) in this sequence, int64 `[n]` each."""
+        place = np.arange(len(self))
+        if self.lists is None:
+            return place, place + 1
+        begins = np.flatnonzero(np.diff(self.lists, prepend=-1))
+        which = np.searchsorted(begins, place, side="right") - 1
+        return begins[which], np.append(begins, len(self))[which + 1]
 
 
 @dataclass(frozen=True)
@@ -153,29 +166,80 @@ def encode_sequences(
         UnknownItemError: for an item that is not in the tokenizer's table.
         DataError: for a dataset without `{side}_item_ids`.
     """
-    column = f"{side}_item_ids"
-    if column not in dataset.column_names:
-        raise DataError(f"the dataset has no column {column!r}, only {dataset.column_names}: split the log first")
-    table = dataset.data.table if dataset._indices is None else dataset.flatten_indices().data.table
+    events = _RowEvents(dataset, edges, side)
+    return [events.encoded(tokenizer, [events.row(row)]) for row in range(len(dataset))]
 
-    def ragged(name: str) -> list[np.ndarray] | None:
-        if name not in dataset.column_names:
-            return None
-        array = table.column(name).combine_chunks()
-        values = array.values.to_numpy(zero_copy_only=False)
-        return np.split(values[: int(array.offsets[-1].as_py())], array.offsets.to_numpy()[1:-1])
 
-    ids = ragged(column)
-    feedback, stamps = ragged(f"{side}_feedback"), ragged(f"{side}_timestamps")
-    encoded = []
-    for row, items in enumerate(ids or []):
-        index = tokenizer.items_to_indices(list(items))
+def encode_training_sequences(train: Dataset, tokenizer: HiGRTokenizer, edges: FeatureEdges) -> list[EncodedSequence]:
+    """Every user's training events once, in order, as the model is trained on them.
+
+    A train row of `leave_last_out` is a whole sequence. The rows of `basket_splits` overlap: there it is the history
+    of a user's first row, then the target of each row, which are the sequence's `lists`.
+
+    Args:
+        train: the training split.
+        tokenizer: whose item table gives the indices.
+        edges: where feedback and time gaps are cut.
+
+    Returns:
+        One [`EncodedSequence`] a user, in the order of their first rows.
+
+    Raises:
+        UnknownItemError: for an item that is not in the tokenizer's table.
+        DataError: for a dataset without `history_item_ids` or `target_item_ids`.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, user in enumerate(train["user_id"]):
+        rows_of.setdefault(user, []).append(row)
+    histories, targets = (_RowEvents(train, edges, side) for side in ("history", "target"))
+    sequences = []
+    for rows in rows_of.values():
+        parts = [histories.row(rows[0]), *(targets.row(row) for row in rows)]
+        sequence = histories.encoded(tokenizer, parts)
+        sizes = [len(part[0]) for part in parts]
+        if sum(sizes) > sizes[0]:  # the first history's events are no list that was ever a target
+            listed = sizes[0] + np.repeat(np.arange(len(rows)), sizes[1:])
+            sequence = replace(sequence, lists=np.concatenate([np.arange(sizes[0]), listed]))
+        sequences.append(sequence)
+    return sequences
+
+
+class _RowEvents:
+    """The events of a split's rows on one side, read without a Python loop over events.
+
+    Args:
+        dataset: the split.
+        edges: which of feedback and time are wanted.
+        side: `history` or `target`.
+    """
+
+    def __init__(self, dataset: Dataset, edges: FeatureEdges, side: str) -> None:
+        column = f"{side}_item_ids"
+        if column not in dataset.column_names:
+            raise DataError(f"the dataset has no column {column!r}, only {dataset.column_names}: split the log first")
+        self._table = dataset.data.table if dataset._indices is None else dataset.flatten_indices().data.table
+        self._edges = edges
+        wanted = {column: True, f"{side}_feedback": edges.feedback, f"{side}_timestamps": edges.time}
+        self._columns = [
+            self._ragged(name) if need and name in dataset.column_names else None for name, need in wanted.items()
+        ]
+
+    def row(self, row: int) -> list[np.ndarray]:
+        """Item ids, raw feedback and timestamps of a row; empty where they are not there or not wanted."""
+        return [np.empty(0) if column is None else column[row] for column in self._columns]
+
+    def encoded(self, tokenizer: HiGRTokenizer, parts: Sequence[list[np.ndarray]]) -> EncodedSequence:
+        """Rows' events, one after the other, as one sequence."""
+        ids, feedback, stamps = (np.concatenate(column) for column in zip(*parts, strict=True))
+        index = tokenizer.items_to_indices(ids.tolist())
         unknown = np.full(len(index), -1, dtype=np.int64)
-        encoded.append(
-            EncodedSequence(
-                items=index,
-                feedback=edges.feedback_levels(feedback[row]) if feedback is not None and edges.feedback else unknown,
-                time=edges.time_buckets(stamps[row]) if stamps is not None and edges.time else unknown,
-            )
+        return EncodedSequence(
+            items=index,
+            feedback=self._edges.feedback_levels(feedback) if self._columns[1] is not None else unknown,
+            time=self._edges.time_buckets(stamps) if self._columns[2] is not None else unknown,
         )
-    return encoded
+
+    def _ragged(self, name: str) -> list[np.ndarray]:
+        array = self._table.column(name).combine_chunks()
+        values = array.values.to_numpy(zero_copy_only=False)
+        return [values[start:end] for start, end in itertools.pairwise(array.offsets.to_pylist())]

@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from higr_hf.baselines import HSTU, Baseline, BERT4Rec, Popularity, SASRec, sequential
 from higr_hf.baselines.early_stopping import Judgement
@@ -115,6 +118,55 @@ def rectools_is_at_hand() -> bool:
 needs_rectools = pytest.mark.skipif(
     not rectools_is_at_hand(), reason="RecTools wants NumPy < 2: `make rectools` builds its environment"
 )
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+@needs_rectools
+@pytest.mark.parametrize("model", [SASRec, BERT4Rec, HSTU])
+def test_a_killed_training_goes_on_from_its_last_judgement(model, tmp_path, monkeypatch):
+    # So slow that it learns nothing: its score is its weights', whatever batches it draws.
+    settings = {**TINY, "epochs": 60, "eval_every": 1, "patience": 0, "learning_rate": 1e-12}
+    path = tmp_path / "deep" / "training.safetensors"
+
+    def killed_after_a_judgement(command, **options):
+        worker = subprocess.Popen(command, env=options["env"], stderr=subprocess.DEVNULL)
+        while not path.is_file():
+            assert worker.poll() is None, "it ended without having kept anything"
+            time.sleep(0.01)
+        worker.kill()
+        worker.wait()
+        raise Killed
+
+    def trained(checkpoint=path, **changes):
+        baseline = model(LOG.item_ids, **{**settings, **changes})
+        baseline.checkpoint = checkpoint
+        return baseline.fit(SPLITS["train"], SPLITS["validation"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", killed_after_a_judgement)
+        with pytest.raises(Killed):
+            trained()
+    with pytest.raises(RuntimeError, match="left by a training with other settings"):
+        trained(learning_rate=2e-3)
+    with safe_open(path, framework="np") as file:
+        facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    over = json.loads(facts["training"])["epoch"]
+    noise = np.random.default_rng(0)
+    for name in (name for name in tensors if name.startswith("network.")):
+        tensors[name] = noise.normal(size=tensors[name].shape).astype(np.float32)
+    save_file(tensors, path, facts)
+    resumed = trained()
+    assert resumed.outcome["taken_up"] == over < 60
+    assert [judgement.epoch for judgement in resumed.history] == list(range(1, 61))
+    scores = [judgement.score for judgement in resumed.history]
+    assert len(set(scores[:over])) == len(set(scores[over:])) == 1
+    assert scores[0] != scores[-1], "what was kept in the file is what went on"
+    assert not path.exists(), "the training is over"
+
 
 LOSSES = """
     import importlib.util, json, sys

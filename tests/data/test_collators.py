@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,73 @@ def test_evaluation_asks_for_the_last_slate_of_the_newest_events():
     layout = SlateLayout.parse(batch["input_ids"], None, CONFIG)
     assert layout.codes[0, 1:].tolist() == CODES[13:20].tolist()
     assert short[:, QUERY["target"]].tolist() == [1, 2, -1]
+
+
+def receipts(*sizes: int) -> EncodedSequence:
+    """Lists of these sizes, one after the other."""
+    row = sequence(sum(sizes), features=False)
+    return replace(row, lists=np.repeat(np.arange(len(sizes)), sizes))
+
+
+def test_list_bounds():
+    begins, ends = receipts(1, 3, 2)[2:].list_bounds()
+    assert begins.tolist() == [0, 0, 2, 2]  # the second list has lost its first event
+    assert ends.tolist() == [2, 2, 4, 4]
+    begins, ends = sequence(2).list_bounds()
+    assert begins.tolist() == [0, 1]
+    assert ends.tolist() == [1, 2]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    starts=st.one_of(st.none(), st.integers(1, 6)),
+    windows=st.integers(0, 5),
+)
+def test_items_of_a_list_are_asked_for_from_before_it(sizes, starts, windows):
+    collator = SlateCollator(
+        LAYOUT, slate_size=4, max_history=100, num_starts=starts, num_windows=windows, whole_lists=True
+    )
+    row = receipts(*sizes)
+    begins, ends = row.list_bounds()
+    queries = SlateQueries.unpack(collator([row])["slate_queries"])
+    fields = (queries.context, queries.slot, queries.window, queries.previous, queries.target)
+    slates: dict[int, list[tuple[int, ...]]] = {}
+    for context, slot, window, previous, target in zip(*(field[0].tolist() for field in fields), strict=True):
+        assert context == begins[target - 1] + 1
+        slates.setdefault(window, []).append((slot, target, previous))
+    count = min(len(row), starts or len(row))
+    assert len(slates) == count
+    lengths = []
+    for window, slate in slates.items():
+        slots, targets, fed = zip(*sorted(slate), strict=True)
+        size = ends[window - 1] - begins[window - 1]
+        assert targets[0] == window
+        assert list(slots) == list(range(len(slots)))
+        assert len(set(targets)) == len(targets) <= min(size, 4)
+        assert {begins[target - 1] for target in targets} == {begins[window - 1]}
+        assert list(fed) == [-1, *targets[:-1]]
+        lengths.append(len(targets) == min(size, 4))
+    assert sum(lengths) >= min(windows, count)
+
+
+def test_the_rest_of_a_list_stands_in_random_order():
+    collator = SlateCollator(LAYOUT, slate_size=3, num_windows=99, whole_lists=True)
+    seen = set()
+    for epoch in range(200):
+        collator.set_epoch(epoch)
+        queries = collator([receipts(2, 4)])["slate_queries"][0]
+        slate = queries[queries[:, QUERY["window"]] == 4, QUERY["target"]]
+        seen.add(tuple(slate.tolist()))
+    assert seen == {(4, one, other) for one in (3, 5, 6) for other in (3, 5, 6) if one != other}
+
+
+def test_evaluation_asks_for_the_last_list_in_its_order():
+    collator = SlateCollator(LAYOUT, slate_size=3, max_history=9, whole_lists=True).for_evaluation()
+    queries = collator([receipts(3, 5), receipts(2, 2), sequence(0, features=False)])["slate_queries"]
+    fields = [QUERY[name] for name in ("context", "slot", "previous", "target")]
+    assert queries[0][:, fields].tolist() == [[4, 0, -1, 4], [4, 1, 4, 5], [4, 2, 5, 6]]
+    assert queries[1][:2, fields].tolist() == [[3, 0, -1, 3], [3, 1, 3, 4]]
+    assert queries[1:, :, QUERY["target"]].tolist() == [[3, 4, -1], [-1, -1, -1]]
 
 
 def test_every_event_of_a_long_sequence_is_drawn_as_often():

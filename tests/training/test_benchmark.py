@@ -18,7 +18,7 @@ from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
 from training import _benchmark_report, _benchmark_systems, benchmark, fit_item_item
 from training._args import TrainerArguments, parse_recipe
-from training._benchmark_plan import DECODING, ITEM_ITEM, SLATES, load_plan
+from training._benchmark_plan import DECODING, ITEM_ITEM, SLATES, SystemPlan, load_plan
 from training._benchmark_systems import Workbench
 from training._data import DataArguments
 from training._model import ModelArguments, generation_of
@@ -247,6 +247,41 @@ def test_a_dataset_may_ask_for_another_protocol(folder):
     assert len(list((folder / "literature" / "own" / "ease").iterdir())) == 1
 
 
+def test_networks_trained_on_a_dataset_are_judged_under_another_protocol(folder, monkeypatch):
+    """Histories allowed in place of excluded: the same network, and what is tuned without training tuned anew."""
+    path = plan(folder, {"ease": EASE, "sasrec": ITEM_VECTORS, "mixed": MIXTURE}, "again")
+    content = yaml.safe_load(path.read_text())
+    own = content["datasets"]["own"]
+    content["datasets"]["repeats"] = {**own, "exclude_history": False, "trained_on": "own"}
+    content["datasets"]["own"]["network_trials"] = content["datasets"]["repeats"]["network_trials"] = 1
+    content["systems"]["sasrec"]["by_dataset"] = {"own": {"dropout": 0.1}, "repeats": {"dropout": 0.5}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    asked = []
+    fitted = benchmark.fit_system
+
+    def fit(bench, system, *rest):
+        asked.append((bench.name, system.name))
+        return fitted(bench, system, *rest)
+
+    monkeypatch.setattr(benchmark, "fit_system", fit)
+    results = run(folder, path, name="again", seeds="[0]", only="ease,sasrec,mixed", datasets="repeats")["repeats"]
+    assert {name for dataset, name in asked if dataset == "repeats"} == {"ease", "mixed"}
+    assert [name for dataset, name in asked if dataset == "own"] == ["sasrec"], "one trial of the network"
+    root = folder / "again"
+    (taken,) = (unit for unit in (root / "repeats" / "sasrec").iterdir() if (unit / "test").is_dir())
+    outcome = json.loads((taken / "unit.json").read_text())
+    assert outcome["settings"]["dropout"] == 0.1, "the settings are those it was trained with"
+    (source,) = outcome["settings"]["parts"]
+    trained = json.loads((root / "own" / "sasrec" / source / "unit.json").read_text())
+    assert outcome["seconds"] == trained["seconds"]
+    assert outcome["validation"]["ndcg@5"] != trained["validation"]["ndcg@5"]
+    # Judged here by hand: the network's slates with nothing excluded.
+    bench = Workbench(load_plan(path), "repeats", root)
+    model = SASRecItemVectors.from_pretrained(root / "own" / "sasrec" / source / "model")
+    by_hand = bench.evaluator("test", 64).evaluate(lambda batch: model(batch, 5))
+    assert results["sasrec"][0].metrics["ndcg@5"] == pytest.approx(by_hand.metrics["ndcg@5"])
+
+
 def test_slates_of_one_item_have_no_diversity_and_are_kept(folder):
     run(folder, plan(folder, {"ease": EASE}, "single", {"list_size": 1}), name="single")
     (row,) = read_rows(folder / "single-results" / "benchmark.jsonl")
@@ -346,6 +381,9 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         ({"systems": {"ease": EASE}, "protocol": {"num_trials": 0}}, "must be at least 1"),
         ({"systems": {"ease": EASE}, "protocol": {"systems": ["higr"]}}, "no system 'higr'"),
         ({"systems": {"ease": {**EASE, "datasets": ["other"]}}}, "no dataset 'other'"),
+        ({"systems": {"ease": EASE}, "protocol": {"trained_on": "other"}}, "trained_on 'other' is no dataset"),
+        ({"systems": {"ease": EASE}, "protocol": {"network_trials": 0}}, "must be at least 1"),
+        ({"systems": {"ease": EASE}, "protocol": {"trained_on": "own"}}, "networks of its own"),
     ],
 )
 def test_a_plan_that_cannot_be_run_or_is_unfair_is_refused(tmp_path, change, said):
@@ -381,6 +419,19 @@ def test_a_scaling_plot_has_a_point_a_size_the_mean_over_its_seeds():
     sizes = _benchmark_report.by_size(latest, "ndcg@5")
     assert sizes == {"higr": [(0.5, 0.1), (2.0, pytest.approx(0.4))], "ease": [(9.0, 0.2)]}
     assert _benchmark_report.by_size(latest, "validation_loss") == {"higr": [(2.0, 1.5)]}
+
+
+def test_a_trial_changes_the_keys_of_a_mapping_that_it_names():
+    system = SystemPlan(
+        "ease",
+        "ease",
+        "ease",
+        settings={"model": {"dropout": 0.2, "max_history": 50}, "rate": 1},
+        by_dataset={"own": {"model": {"max_history": 200}, "rate": {"one": 2}}},
+        trials=[{"model": {"dropout": 0.1}}],
+    )
+    assert system.settings_of("own", 0) == {"model": {"dropout": 0.1, "max_history": 200}, "rate": {"one": 2}}
+    assert system.settings_of("other", 0)["model"] == {"dropout": 0.1, "max_history": 50}
 
 
 def test_the_committed_plan_is_whole():
