@@ -100,6 +100,9 @@ class HiGRConfig(PreTrainedConfig):
             many events a history's event loses a factor e, 0 for never. See [`ItemItemScores`].
         item_item_scales (`list[float]`, defaults to `[]`): What each table's scores are multiplied by.
         item_item_neighbours (`int`, defaults to 0): K, entries an item in every table.
+        repeat_decays (`list[float]`, defaults to `[]`): Let an item of the history speak for itself in the catalogue
+            prior by how often it stands there, one count a decay: in how many events an event loses a factor e, 0 for
+            never. Where people come back to items. See [`RepeatScores`].
         num_beams (`int`, defaults to 5): Beam width W inside an item.
         slate_mode (`"sequential"`, `"plan_once"`, `"verified"` or `"first_plan"`): Default decoding mode, see
             `generate`.
@@ -160,6 +163,7 @@ class HiGRConfig(PreTrainedConfig):
     item_item_decays: list[float] | tuple[float, ...] = ()
     item_item_scales: list[float] | tuple[float, ...] = ()
     item_item_neighbours: int = 0
+    repeat_decays: list[float] | tuple[float, ...] = ()
     num_beams: int = 5
     slate_mode: str = "sequential"
     dropout: float = 0.1
@@ -186,6 +190,7 @@ class HiGRConfig(PreTrainedConfig):
         self.feedback_edges = [float(edge) for edge in self.feedback_edges]
         self.time_edges = [float(edge) for edge in self.time_edges]
         self.item_item_decays = [float(decay) for decay in self.item_item_decays]
+        self.repeat_decays = [float(decay) for decay in self.repeat_decays]
         self.item_item_scales = [float(scale) for scale in self.item_item_scales]
         self._check()
         self.vocab_size = self.level_offsets[-1] + self.codebook_sizes[-1]
@@ -238,6 +243,11 @@ class HiGRConfig(PreTrainedConfig):
             )
         if decays and not self.catalog_prior:
             raise ValueError("item_item_decays are tables of the catalogue prior: they need catalog_prior=True.")
+        if self.repeat_decays and (min(self.repeat_decays) < 0 or not self.catalog_prior):
+            raise ValueError(
+                "repeat_decays (none negative) are counts of the catalogue prior: they need catalog_prior=True; got "
+                f"{self.repeat_decays}."
+            )
         if self.embedding_range is not None and not 0 < self.embedding_range < math.inf:
             raise ValueError(f"embedding_range must be positive; got {self.embedding_range}.")
         for name in ("dropout", "attention_dropout"):
@@ -282,6 +292,11 @@ class HiGRConfig(PreTrainedConfig):
     def level_offsets(self) -> list[int]:
         """Id of code 0 of every level: token id = offset + code."""
         return list(code_offsets(self.codebook_sizes, self.num_feedback_levels, self.num_time_buckets))
+
+    @property
+    def reads_whole_history(self) -> bool:
+        """Whether `generate(history=...)` makes a difference: something reads past the prompt."""
+        return bool(self.item_item_decays or self.repeat_decays)
 
     @property
     def largest_group(self) -> int:

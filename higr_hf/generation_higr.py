@@ -140,7 +140,7 @@ class SlateGenerationMixin(GenerationMixin):
 
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
-        added = self._item_item_scores(layout, items, history, repeats)
+        added = self._history_scores(layout, items, history, repeats)
         options = SearchOptions(
             slate_size=slate_size,
             num_beams=num_beams,
@@ -170,7 +170,7 @@ class SlateGenerationMixin(GenerationMixin):
             wish (`LongTensor [B]`): feedback token asked for, 0 for none.
             legal: what each row may be given; what is chosen is taken out of it.
             options: how.
-            added (`FloatTensor [B, N]`, *optional*): item-item scores.
+            added (`FloatTensor [B, N]`, *optional*): what the history says by itself, see [`CatalogPrior`].
         """
         beam = ItemBeam(
             self, options.num_beams, options.temperature, options.rerank_weight, options.generator,
@@ -204,21 +204,25 @@ class SlateGenerationMixin(GenerationMixin):
             legal.exclude(history)
         return legal
 
-    def _item_item_scores(
+    def _history_scores(
         self: HiGRForSlateGeneration,
         layout: SlateLayout,
         items: torch.Tensor,
         history: torch.Tensor | Sequence[Sequence[int]] | None,
         repeats: int,
     ) -> torch.Tensor | None:
-        """Item-item scores `[B, N]` of the whole histories, or of what the prompts hold of them."""
-        tables = self.model.item_item
-        if tables is None:
+        """What the whole histories, or what the prompts hold of them, say by themselves: item scores `[B, N]`."""
+        scorers = [scorer for scorer in (self.model.item_item, self.model.repeats) if scorer is not None]
+        if not scorers:
             return None
         if history is None:
-            unit = torch.arange(layout.size, device=items.device)
-            return tables(items, unit < layout.num_history[:, None])
-        return tables(_item_lists("history", history, self.config.num_items, len(items), repeats, items.device))
+            counted = torch.arange(layout.size, device=items.device) < layout.num_history[:, None]
+        else:
+            items, counted = (
+                _item_lists("history", history, self.config.num_items, len(items), repeats, items.device),
+                None,
+            )
+        return sum(scorer(items, counted) for scorer in scorers)
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:
         layout = SlateLayout.parse(input_ids, mask, self.config)

@@ -112,6 +112,8 @@ def update_catalog(model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer) -> N
             inner.embeddings.embed_items = _with_zero_rows(inner.embeddings.embed_items, grown)
         if config.item_item_decays:  # nobody has had the new items: they speak for nothing
             inner.item_item.grow(grown)
+        if config.repeat_decays:
+            inner.repeats.grow(grown)
     inner.item_active = torch.as_tensor(np.array(tokenizer.active), device=device)
     config.tokenizer_fingerprint = tokenizer.fingerprint
 

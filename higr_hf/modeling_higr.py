@@ -23,6 +23,7 @@ from .item_item_higr import ItemItemScores
 from .layers_higr import HiGRDropout, KeyValue, additive_mask, rotary_table
 from .layout_higr import SlateLayout, SlateQueries, level_offsets
 from .prior_higr import path_logits
+from .repeats_higr import RepeatScores
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, PlanProjection, SemanticIDHead, SlatePlanner
 from .weights_higr import load_checked
 
@@ -119,6 +120,9 @@ class HiGRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ItemItemScores):
             module.neighbours.zero_()
             module.weights.zero_()
+        elif isinstance(module, RepeatScores):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
         elif isinstance(module, HiGRModel):
             # Buffers that a checkpoint does not hold come from here, never from uninitialised memory.
             module.item_codes.fill_(-1)
@@ -151,6 +155,7 @@ class HiGRModel(HiGRPreTrainedModel):
         copies = 1 if config.shared_generator else config.slate_size
         self.generators = nn.ModuleList(ItemGenerator(config) for _ in range(copies))
         self.item_item = ItemItemScores(config) if config.item_item_decays else None
+        self.repeats = RepeatScores(config) if config.repeat_decays else None
         self.dropout = HiGRDropout(config.dropout)
         self.gradient_checkpointing = False
         self.register_buffer("item_codes", torch.full((config.num_items, config.num_levels), -1, dtype=torch.long))
@@ -300,7 +305,11 @@ class HiGRModel(HiGRPreTrainedModel):
         return self.embeddings.items(self.item_codes[order], order)
 
     def prior_logits(
-        self, plans: torch.Tensor, codes: torch.Tensor, added: torch.Tensor | None = None
+        self,
+        plans: torch.Tensor,
+        codes: torch.Tensor,
+        added: torch.Tensor | None = None,
+        spoken: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """What the catalogue prior adds to the logits on the way to each query's target.
 
@@ -308,6 +317,7 @@ class HiGRModel(HiGRPreTrainedModel):
             plans (`[B, Q, d]`): plan vectors.
             codes (`LongTensor [B, Q, L]`): codes of the targets, -1 where there is none.
             added (`FloatTensor [B, Q, N]`, *optional*): item-item scores.
+            spoken (`LongTensor [B, Q, S]` and `FloatTensor [B, Q, S]`, *optional*): repeat scores of some items.
 
         Returns:
             A level a tensor `[B, Q, size of the group]`.
@@ -317,7 +327,9 @@ class HiGRModel(HiGRPreTrainedModel):
         """
         nodes = self.trie().prefixes(codes).flatten(0, 1)
         added = None if added is None else added.flatten(0, 1)
-        logits = path_logits(self.trie(), self.config, plans.flatten(0, 1), self.ranked_item_vectors(), nodes, added)
+        spoken = None if spoken is None else tuple(part.flatten(0, 1) for part in spoken)
+        vectors = self.ranked_item_vectors()
+        logits = path_logits(self.trie(), self.config, plans.flatten(0, 1), vectors, nodes, added, spoken)
         return tuple(level.unflatten(0, plans.shape[:2]).to(plans.dtype) for level in logits)
 
     def forward(
@@ -342,7 +354,8 @@ class HiGRModel(HiGRPreTrainedModel):
         if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
             raise ValueError("input_ids must have shape [batch, tokens] with at least one token (`<bos>`).")
         layout = SlateLayout.parse(input_ids, attention_mask, self.config)
-        named = self.config.item_embedding or self.item_item is not None or slate_queries is not None
+        counted = self.item_item is not None or self.repeats is not None
+        named = self.config.item_embedding or counted or slate_queries is not None
         items = self.unit_items(layout) if named else None
         units = self.embeddings.units(input_ids, layout, items)
         context, context_rotary = self.encode(units, layout.num_history)
@@ -367,7 +380,8 @@ class HiGRModel(HiGRPreTrainedModel):
         prior = None
         if self.config.catalog_prior:
             added = None if self.item_item is None else self.item_item.of_queries(items, queries.context)
-            prior = self.prior_logits(plans, codes, added)
+            spoken = None if self.repeats is None else self.repeats.of_queries(items, queries.context)
+            prior = self.prior_logits(plans, codes, added, spoken)
         if slate_queries is not None:
             return HiGRModelOutput(
                 generator_states=states, prior_logits=prior, plans=plans, unit_codes=layout.codes, unit_items=items

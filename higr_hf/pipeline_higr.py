@@ -200,7 +200,7 @@ class SlateRecommendationPipeline(Pipeline):
         excluded = self._indices(entry.get("exclude"), "exclude", optional=True)
         allowed = entry.get("allowed")
         whole = {}
-        if self.model.config.item_item_decays:  # its tables read further back than a prompt
+        if self.model.config.reads_whole_history:  # further back than a prompt
             read = items if max_history is None else items[max(len(items) - max_history, 0) :]
             whole = {"history": _padded(read)}
         return whole | {

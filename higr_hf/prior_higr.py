@@ -81,6 +81,7 @@ def path_logits(
     vectors: torch.Tensor,
     nodes: torch.Tensor,
     added: torch.Tensor | None = None,
+    spoken: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """What the prior adds to the logits along given semantic IDs; differentiable.
 
@@ -91,6 +92,8 @@ def path_logits(
         vectors (`[N, d]`): item vectors in the order of `trie.order`.
         nodes (`LongTensor [R, L]`): the prefixes' nodes, -1 where a prefix leads to no item (`SIDTrie.prefixes`).
         added (`FloatTensor [R, N]`, *optional*): see [`CatalogPrior`]; a constant to the gradients.
+        spoken (`LongTensor [R, S]` and `FloatTensor [R, S]`, *optional*): items and what is added to their scores,
+            differentiable; an item that stands in a row several times gets the sum.
 
     Returns:
         A level a `FloatTensor [R, size of the group]`. At level l the codes that go on from the first l codes hold the
@@ -98,7 +101,8 @@ def path_logits(
         an unknown prefix 0. Special and feature tokens, which share the group of level 0, stand where one of its codes
         would at even odds.
     """
-    return _PathLogits.apply(plans, vectors, trie, config, added, nodes)
+    index, values = (None, None) if spoken is None else (trie.rank[spoken[0]], spoken[1].float())
+    return _PathLogits.apply(plans, vectors, trie, config, added, nodes, index, values)
 
 
 def _children(trie: SIDTrie, level: int, parents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,12 +154,21 @@ def _node_masses(
     return masses
 
 
-def _scores(plans: torch.Tensor, vectors: torch.Tensor, trie: SIDTrie, added: torch.Tensor | None) -> torch.Tensor:
-    """Score of every item, by rank, under every plan vector, float32 `[N, R]`."""
+def _scores(
+    plans: torch.Tensor,
+    vectors: torch.Tensor,
+    trie: SIDTrie,
+    added: torch.Tensor | None,
+    ranks: torch.Tensor | None = None,
+    values: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Score of every item, by rank, under every plan vector, float32 `[N, R]`; `values` are added at `ranks`."""
     with torch.autocast(plans.device.type, enabled=False):
         scores = vectors @ plans.T
     if added is not None:
         scores += added.detach().float().T[trie.order]
+    if ranks is not None:
+        scores.T.scatter_add_(1, ranks, values)
     return scores
 
 
@@ -167,7 +180,7 @@ class _PathLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, plans, vectors, trie, config, added, nodes):
+    def forward(ctx, plans, vectors, trie, config, added, nodes, ranks, values):
         levels = range(config.num_levels)
         wanted = [_children(trie, level, nodes[:, max(level - 1, 0)]) for level in levels]
         wide, columns = vectors.float(), plans.float()
@@ -175,7 +188,7 @@ class _PathLogits(torch.autograd.Function):
         best = columns.new_empty(len(plans))
         picked = [columns.new_empty(children.shape) for children, _ in wanted]
         for rows in _blocks(len(plans), trie.num_items, plans.device):
-            mass = _scores(columns[rows], wide, trie, None if added is None else added[rows])
+            mass = _scores(columns[rows], wide, trie, *(_of(rows, extra) for extra in (added, ranks, values)))
             best[rows] = mass.amax(0)
             mass = mass.sub_(best[rows]).exp_()
             for level in reversed(levels[1:]):
@@ -188,7 +201,15 @@ class _PathLogits(torch.autograd.Function):
         ctx.trie = trie
         children = [nodes for nodes, _ in wanted]
         ctx.save_for_backward(
-            plans, vectors, added, best, *[mass.clamp_(min=SMALLEST_MASS) for mass in picked], *children, *tokens
+            plans,
+            vectors,
+            added,
+            ranks,
+            values,
+            best,
+            *[mass.clamp_(min=SMALLEST_MASS) for mass in picked],
+            *children,
+            *tokens,
         )
         return tuple(
             _group_logits(config, level, picked[level].log(), wanted[level][1], tokens[level]) for level in levels
@@ -197,23 +218,26 @@ class _PathLogits(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        plans, vectors, added, best, *rest = ctx.saved_tensors
+        plans, vectors, added, ranks, values, best, *rest = ctx.saved_tensors
         levels, trie = len(grads), ctx.trie
         picked, children, tokens = rest[:levels], rest[levels : 2 * levels], rest[2 * levels :]
         of_mass = [_mass_gradient(*level) for level in zip(grads, picked, tokens, strict=True)]
         wide, columns = vectors.float(), plans.float()
         of_plans, of_vectors = torch.empty_like(columns), torch.zeros_like(wide)
+        of_values = None if values is None else torch.empty_like(values)
         for rows in _blocks(len(plans), trie.num_items, plans.device):
-            mass = _scores(columns[rows], wide, trie, None if added is None else added[rows])
+            mass = _scores(columns[rows], wide, trie, *(_of(rows, extra) for extra in (added, ranks, values)))
             above = of_mass[0][rows].T.contiguous()
             for level in range(1, levels):
                 above = above.index_select(0, trie.parent[level])
                 above.scatter_add_(0, children[level][rows].T, of_mass[level][rows].T)
             of_scores = mass.sub_(best[rows]).exp_().mul_(above)
+            if of_values is not None:
+                of_values[rows] = of_scores.T.gather(1, ranks[rows])
             with torch.autocast(plans.device.type, enabled=False):
                 of_plans[rows] = of_scores.T @ wide
                 of_vectors.addmm_(of_scores, columns[rows])
-        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, None, None, None
+        return of_plans.to(plans.dtype), of_vectors.to(vectors.dtype), None, None, None, None, None, of_values
 
 
 def _mass_gradient(grad: torch.Tensor, mass: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -223,6 +247,10 @@ def _mass_gradient(grad: torch.Tensor, mass: torch.Tensor, tokens: torch.Tensor)
     # Of log(mass / sum of masses); a row without children has neither.
     whole = mass.masked_fill(missing, 0.0).sum(1, keepdim=True).clamp_(min=SMALLEST_MASS)
     return (grad / mass).sub_(grad.sum(1, keepdim=True) / whole).masked_fill_(missing, 0.0)
+
+
+def _of(rows: slice, extra: torch.Tensor | None) -> torch.Tensor | None:
+    return None if extra is None else extra[rows]
 
 
 def _blocks(rows: int, num_items: int, device: torch.device) -> Iterator[slice]:

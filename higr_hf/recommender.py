@@ -68,7 +68,7 @@ class SlateRecommender:
         prompts = self._collate([self._encode(batch, row) for row in range(len(batch["history_indices"]))])
         excluded = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["exclude_indices"]]
         options = dict(self.generation)
-        if self.model.config.item_item_decays:
+        if self.model.config.reads_whole_history:
             whole = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["history_indices"]]
             options["history"] = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=-1)
         return {

@@ -33,15 +33,22 @@ ITEM_ITEM = {
 }
 """A configuration with item-item tables."""
 
+WHOLE_HISTORY = {**ITEM_ITEM, "repeat_decays": [3.0, 0.0]}
+"""One with everything that reads the whole history."""
+
 
 def fill_tables(model: HiGRForSlateGeneration) -> HiGRForSlateGeneration:
-    """Random item-item tables, for a model that has any."""
+    """Random item-item tables and repeat scores, for a model that has any."""
     tables = model.model.item_item
     if tables is not None:
         generator = torch.Generator().manual_seed(11)
         shape = tables.weights.shape
         tables.neighbours.copy_(torch.randint(model.config.num_items, shape, generator=generator))
         tables.weights.copy_(torch.randn(shape, generator=generator))
+    if model.model.repeats is not None:
+        generator = torch.Generator().manual_seed(12)
+        for parameter in model.model.repeats.parameters():
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
 
 

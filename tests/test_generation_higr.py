@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higr_hf.configuration_higr import SLATE_MODES
-from tests.model_tester import ITEM_ITEM, HiGRModelTester
+from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
 
 HISTORIES = ([3, 4, 5], [11], [])
 
@@ -26,7 +26,7 @@ def item_scores(tester, model, history, slate, wish=None):
 @pytest.mark.parametrize("wish", [None, 2])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"generator_context": False}, {"shared_generator": False}, {"catalog_prior": True}, ITEM_ITEM],
+    [{}, {"generator_context": False}, {"shared_generator": False}, {"catalog_prior": True}, WHOLE_HISTORY],
     ids=["plain", "no context", "generators", "prior", "item-item"],
 )
 def test_a_wide_beam_equals_exhaustive_scoring(tester, options, wish):
@@ -70,7 +70,7 @@ def test_beam_one_is_the_greedy_walk_of_the_teacher_forced_model(tester):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-@pytest.mark.parametrize("options", [{}, {"generator_layers": 2}, ITEM_ITEM], ids=["plain", "layers", "item-item"])
+@pytest.mark.parametrize("options", [{}, {"generator_layers": 2}, WHOLE_HISTORY], ids=["plain", "layers", "item-item"])
 def test_cached_equals_uncached(tester, mode, options):
     model = tester.model(**options)
     batch = prompts(tester, model.config)
@@ -97,7 +97,7 @@ def test_a_trained_models_cache_is_kept(tester, tmp_path, asked, queries):
 
 
 @pytest.mark.parametrize("mode", SLATE_MODES)
-@pytest.mark.parametrize("options", [{}, ITEM_ITEM], ids=["plain", "item-item"])
+@pytest.mark.parametrize("options", [{}, WHOLE_HISTORY], ids=["plain", "item-item"])
 def test_padding_and_batching_change_nothing(tester, mode, options):
     model = tester.model(**options)
     kwargs = {"slate_mode": mode, "num_beams": 4, "return_dict_in_generate": True}

@@ -13,7 +13,7 @@ from transformers import pipeline
 from higr_hf import HiGRTokenizer, SlateRecommendationPipeline, UnknownItemError
 from higr_hf.data.encoding import FeatureEdges
 from higr_hf.recommender import SlateRecommender
-from tests.model_tester import ITEM_ITEM, HiGRModelTester
+from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
 
 FEEDBACK_EDGES, TIME_EDGES = [1.5, 3.5], [60.0]
 TITLES = {"i0": "Heat", "i1": "heat", "i2": "Toy Story (1995)", "i3": "Alien", "i4": "Alien", "i5": "i6", "i7": None}
@@ -46,7 +46,7 @@ def prompt(recommend, entry, **options) -> str:
 
 def test_item_item_tables_read_the_whole_history_not_the_prompt_alone():
     tester = HiGRModelTester()
-    model, tokenizer = tester.model(max_history=3, **ITEM_ITEM), make_tokenizer(tester)
+    model, tokenizer = tester.model(max_history=3, **WHOLE_HISTORY), make_tokenizer(tester)
     history = [8, 1, 3, 4, 9]
     names = [f"i{item}" for item in history]
     options = {"exclude": [history], "slate_size": 3, "return_dict_in_generate": True}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from higr_hf import HiGRTokenizer
 from higr_hf.pipeline_higr import SlateRecommendationPipeline
 from higr_hf.recommender import SlateRecommender
-from tests.model_tester import ITEM_ITEM, HiGRModelTester
+from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
 
 HISTORIES = ([3, 4, 5], [11], [])
 OPTIONS = {
@@ -19,7 +19,7 @@ OPTIONS = {
     "generators": {"shared_generator": False},
     "layers": {"generator_layers": 2},
     "prior": {"catalog_prior": True},
-    "item-item": ITEM_ITEM,
+    "item-item": WHOLE_HISTORY,
 }
 MODELS = {name: HiGRModelTester().model(**options) for name, options in OPTIONS.items()}
 TESTER = HiGRModelTester()

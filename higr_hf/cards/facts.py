@@ -41,6 +41,7 @@ _MODEL_FIELDS = (
     "item_item_decays",
     "item_item_scales",
     "item_item_neighbours",
+    "repeat_decays",
     "slate_size",
     "max_history",
     "slate_mode",

@@ -175,15 +175,12 @@ class SlateCollator:
 
         Slots behind a list's last item hold anything.
         """
-        place = starts - 1 - begins[starts - 1]
-        size = (ends - begins)[starts - 1]
+        first, size = begins[starts - 1], (ends - begins)[starts - 1]
         # M - 1 of the list's other places without one twice: the smallest of random keys.
-        longest = max(int(size.max(initial=1)), self.slate_size)
-        keys = generator.random((len(starts), longest))
-        keys[np.arange(longest) >= size[:, None]] = 2.0
-        keys[np.arange(len(starts)), place] = -1.0
-        order = np.argsort(keys, axis=1, kind="stable")[:, : self.slate_size]
-        return begins[starts - 1, None] + 1 + order
+        place = np.arange(max(int(size.max(initial=1)), self.slate_size))
+        keys = np.where(place < size[:, None], generator.random((len(starts), len(place))), 2.0)
+        keys[np.arange(len(starts)), starts - 1 - first] = -1.0
+        return first[:, None] + 1 + np.argsort(keys, axis=1, kind="stable")[:, : self.slate_size]
 
 
 QUERY = {name: position for position, name in enumerate(SlateQueries.FIELDS)}

@@ -135,7 +135,7 @@ class FixedShapeDecoder:
         if strange is not None:
             unfit = unfit | strange.any(1)
         context = model._encode_prompt(input_ids, layout, items, self.width, self.padded)
-        added = model._item_item_scores(layout, items, None, 1)
+        added = model._history_scores(layout, items, None, 1)
         found = model._search_slates(context, layout.wish, legal, self.options, added)
         found.sequences = model._slate_sequences(input_ids, found.slates)
         return found, unfit

@@ -60,6 +60,7 @@ class OnnxSlateDecoder:
             for name in ("encoder", "planner", "generator", *(["prior"] if self.config["catalog_prior"] else []))
         }
         self._tables = load_file(folder / "item_item.safetensors") if self.config["item_item_decays"] else None
+        self._repeats = load_file(folder / "repeats.safetensors") if self.config["repeat_decays"] else None
 
     def recommend(
         self,
@@ -109,7 +110,7 @@ class OnnxSlateDecoder:
         asked = self._feature("feedback", wish, config["num_feedback_levels"], config["feature_offset"])
         head = config["hidden_size"] // config["num_attention_heads"]
         past = [np.zeros((config["planner_layers"], 1, config["num_attention_heads"], 0, head), newest.dtype)] * 2
-        added = None if self._tables is None else self._item_item_scores(rows)
+        added = self._history_scores(rows)
         slate: list[tuple[str, float]] = []
         fed = -1
         for slot in range(slate_size or config["slate_size"]):
@@ -162,8 +163,26 @@ class OnnxSlateDecoder:
         item = np.flatnonzero(self._node_of[-1] == nodes[best_leaf])[0]
         return int(item), float(totals[best_leaf])
 
+    def _history_scores(self, rows: np.ndarray) -> np.ndarray | None:
+        """What the whole history says for every item by itself, float32 `[N]`; `None` where nothing is to be said."""
+        scores = [
+            score(rows)
+            for part, score in ((self._tables, self._item_item_scores), (self._repeats, self._repeat_scores))
+            if part is not None
+        ]
+        return np.sum(scores, axis=0) if scores else None
+
+    def _repeat_scores(self, rows: np.ndarray) -> np.ndarray:
+        """What the history's items say for themselves, float32 `[N]`."""
+        age, size = np.arange(len(rows))[::-1], len(self.item_ids)
+        scores = (np.bincount(rows, minlength=size) > 0) * self._repeats["bias"]
+        for decay, weight in zip(self.config["repeat_decays"], self._repeats["weight"], strict=True):
+            counts = np.bincount(rows, weights=np.exp(-age / decay) if decay else None, minlength=size)
+            scores = scores + weight * np.log1p(counts)
+        return scores.astype(np.float32)
+
     def _item_item_scores(self, rows: np.ndarray) -> np.ndarray:
-        """What the whole history says for every item by the item-item tables, float32 `[N]`."""
+        """What the history says for every item by the item-item tables, float32 `[N]`."""
         scores = np.zeros(len(self.item_ids), dtype=np.float32)
         age = np.arange(len(rows))[::-1]
         channels = zip(self.config["item_item_decays"], self.config["item_item_scales"], strict=True)
