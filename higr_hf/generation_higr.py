@@ -73,8 +73,8 @@ class SlateGenerationMixin(GenerationMixin):
                 Items that must not appear: seen ones, filtered ones.
             exclude_history (`bool`): Also exclude the items found in each prompt.
             history (`LongTensor [B, H]` padded with -1, or one sequence of item indices a prompt, *optional*): The
-                whole history, oldest first, for a model with item-item tables: they may read more events than the
-                `max_history` that a prompt holds. Left out, they read the prompt's.
+                whole history, oldest first, for a model with item-item tables or repeat scores: they may read more
+                events than the `max_history` that a prompt holds. Left out, they read the prompt's.
             allowed (`BoolTensor [N]` or `[B, N]`, or a sequence of item indices, *optional*): Only these may appear.
             do_sample (`bool`, *optional*): Sample each code among the legal ones instead of searching.
             temperature (`float`, *optional*): Divides the logits when sampling.
@@ -215,13 +215,11 @@ class SlateGenerationMixin(GenerationMixin):
         scorers = [scorer for scorer in (self.model.item_item, self.model.repeats) if scorer is not None]
         if not scorers:
             return None
-        if history is None:
-            counted = torch.arange(layout.size, device=items.device) < layout.num_history[:, None]
+        counted = None
+        if history is not None:
+            items = _item_lists("history", history, self.config.num_items, len(items), repeats, items.device)
         else:
-            items, counted = (
-                _item_lists("history", history, self.config.num_items, len(items), repeats, items.device),
-                None,
-            )
+            counted = torch.arange(layout.size, device=items.device) < layout.num_history[:, None]
         return sum(scorer(items, counted) for scorer in scorers)
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:

@@ -29,7 +29,7 @@ class ItemBeam:
         rerank_weight (`float`): weight of the dense score in ranking the items found.
         generator (`torch.Generator`, *optional*): source of randomness when sampling.
         item_vectors (`[N, d]`, *optional*): of the catalogue in the order of its prefix tree, for the catalogue prior.
-        added (`FloatTensor [B, N]`, *optional*): the prompts' item-item scores, by item index.
+        added (`FloatTensor [B, N]`, *optional*): what the histories say by themselves, by item index.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class OnnxSlateDecoder:
             for name in ("encoder", "planner", "generator", *(["prior"] if self.config["catalog_prior"] else []))
         }
         self._tables = load_file(folder / "item_item.safetensors") if self.config["item_item_decays"] else None
-        self._repeats = load_file(folder / "repeats.safetensors") if self.config["repeat_decays"] else None
+        self._repeats = load_file(folder / "repeats.safetensors") if self.config.get("repeat_decays") else None
 
     def recommend(
         self,
