@@ -25,7 +25,7 @@ MODELS = (SLATES, ITEM_ITEM, DECODING)
 """Kinds whose systems are checkpoints of a model and its tokenizer."""
 
 NETWORKS = (SLATES, "sasrec", "bert4rec", "hstu", "sasrec-item-vectors", "listcvae", "tiger")
-"""Kinds whose training takes long, which a dataset may take from another one: see `DatasetPlan.trained_on`."""
+"""Kinds whose training takes long: see `DatasetPlan.network_trials`."""
 
 PARTS = {ITEM_ITEM: 1, DECODING: 1, "mixture": 2}
 """Kind -> how many other systems it is made of."""
@@ -42,8 +42,8 @@ class DatasetPlan:
         num_trials: how many of each system's trials are run, the first ones; all by default.
         network_trials: the same for systems whose training takes long; `num_trials` by default.
         systems: which systems are measured; all by default.
-        trained_on: the dataset of the plan, the same log and splits, whose trained networks are judged here: what is
-            tuned without training (closed forms, mixtures, tables, ways of decoding) is tuned here.
+        trained_on: the dataset of the plan, the same log and splits, whose networks are judged here, those of systems
+            that are `trained_once`; everything else is trained and tuned here.
     """
 
     data: Mapping[str, Any]
@@ -76,6 +76,8 @@ class SystemPlan:
         parts: names of the two systems that a mixture mixes, or of the one that gets tables or decodes differently.
         deterministic: one seed is as good as many.
         datasets: where it is measured; everywhere by default.
+        trained_once: nothing in its training, the choice of the best epoch included, asks how a dataset judges it, so
+            that one that is `trained_on` another takes its networks from there.
     """
 
     name: str
@@ -89,6 +91,7 @@ class SystemPlan:
     parts: tuple[str, ...] = ()
     deterministic: bool = False
     datasets: tuple[str, ...] | None = None
+    trained_once: bool = False
 
     def __post_init__(self) -> None:
         for name in ("trials", "parts"):

@@ -25,7 +25,7 @@ from higr_hf.evaluation import EvaluationResult, append_rows, make_row
 from higr_hf.utils.environment import machine_name
 
 from ._args import check_output, mapping, numbers, parse_recipe, run
-from ._benchmark_plan import NETWORKS, BenchmarkPlan, SystemPlan, load_plan
+from ._benchmark_plan import BenchmarkPlan, SystemPlan, load_plan
 from ._benchmark_report import comparison_rows, render_report, unwritten
 from ._benchmark_systems import Workbench, fit_system, load_system
 from ._benchmark_units import Outcome, Unit
@@ -174,7 +174,7 @@ class Benchmark:
 
     def _trained_elsewhere(self, system: SystemPlan) -> Benchmark | None:
         """The dataset whose networks of a system are judged here; `None` where it is trained here."""
-        return self.networks if system.kind in NETWORKS else None
+        return self.networks if system.trained_once else None
 
     def _settings(self, system: SystemPlan, trial: int) -> dict[str, Any]:
         return system.settings_of((self._trained_elsewhere(system) or self).dataset, trial)

@@ -254,6 +254,7 @@ def test_networks_trained_on_a_dataset_are_judged_under_another_protocol(folder,
     own = content["datasets"]["own"]
     content["datasets"]["repeats"] = {**own, "exclude_history": False, "trained_on": "own"}
     content["datasets"]["own"]["network_trials"] = content["datasets"]["repeats"]["network_trials"] = 1
+    content["systems"]["sasrec"]["trained_once"] = True
     content["systems"]["sasrec"]["by_dataset"] = {"own": {"dropout": 0.1}, "repeats": {"dropout": 0.5}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     asked = []
