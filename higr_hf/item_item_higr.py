@@ -13,6 +13,20 @@ from torch import nn
 from .configuration_higr import HiGRConfig
 
 
+def counted_events(
+    items: torch.Tensor, counted: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which events of histories count, how many counted ones came after each, and an index for each; all `[B, H]`.
+
+    Args:
+        items (`LongTensor [B, H]`): catalogue indices, oldest first, -1 for none: those count for nothing.
+        counted (`BoolTensor [B, H]`, *optional*): which of them may count; all by default.
+    """
+    known = items >= 0 if counted is None else counted & (items >= 0)
+    age = (known.flip(1).cumsum(1).flip(1) - 1).clamp(min=0)
+    return known, age, items.clamp(min=0)
+
+
 class ItemItemScores(nn.Module):
     r"""Scores of all items given a history: `Σ_c scale_c · Σ_e w_c(age of e) · table_c[e]`.
 
@@ -43,15 +57,13 @@ class ItemItemScores(nn.Module):
         Returns:
             `FloatTensor [B, N]` by item index, in float32.
         """
-        known = items >= 0 if counted is None else counted & (items >= 0)
-        age = known.flip(1).cumsum(1).flip(1) - 1
-        index = items.clamp(min=0)
+        known, age, index = counted_events(items, counted)
         scores = self.weights.new_zeros(len(items), self.config.num_items, dtype=torch.float32)
         channels = zip(self.config.item_item_decays, self.config.item_item_scales, strict=True)
         for channel, (decay, scale) in enumerate(channels):
             weight = known.float()
             if decay:
-                weight = weight * torch.exp(-age.clamp(min=0) / decay)
+                weight = weight * torch.exp(-age / decay)
                 weight = weight / weight.square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
             speaks = scale * weight[..., None] * self.weights[channel][index].float()
             scores.scatter_add_(1, self.neighbours[channel][index].long().flatten(1), speaks.flatten(1))
@@ -78,4 +90,4 @@ class ItemItemScores(nn.Module):
         return torch.stack([self(items, seen[:, query]) for query in range(context.shape[1])], dim=1)
 
 
-__all__ = ["ItemItemScores"]
+__all__ = ["ItemItemScores", "counted_events"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .configuration_higr import HiGRConfig
+from .item_item_higr import counted_events
 
 GAIN = 8.0
 """What the learned numbers are multiplied by: an optimiser's steps that suit embeddings would bring them too slowly to
@@ -36,24 +37,12 @@ class RepeatScores(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.num_items))
 
     def forward(self, items: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
-        """Score the catalogue.
-
-        Args:
-            items (`LongTensor [B, H]`): catalogue indices of a history's events, oldest first, -1 for none.
-            counted (`BoolTensor [B, H]`, *optional*): which of them count; all by default.
-
-        Returns:
-            `FloatTensor [B, N]` by item index, in float32.
-        """
-        known = items >= 0 if counted is None else counted & (items >= 0)
-        age = known.flip(1).cumsum(1).flip(1) - 1
-        index, nothing = (
-            items.clamp(min=0),
-            self.bias.new_zeros(len(items), self.config.num_items, dtype=torch.float32),
-        )
+        """Score the catalogue: float32 `[B, N]` by item index, from what [`counted_events`] takes."""
+        known, age, index = counted_events(items, counted)
+        nothing = self.bias.new_zeros(len(items), self.config.num_items, dtype=torch.float32)
         scores = nothing.scatter_add(1, index, known.float()).clamp(max=1) * self.bias.float()
         for decay, weight in zip(self.config.repeat_decays, self.weight.float(), strict=True):
-            speaks = known * self._faded(age.clamp(min=0), decay)
+            speaks = known * self._faded(age, decay)
             scores = scores + weight * nothing.scatter_add(1, index, speaks).log1p()
         return GAIN * scores
 

@@ -440,6 +440,10 @@ def test_the_committed_plan_is_whole():
     assert {system.system for system in chosen.systems.values()} == set(SYSTEMS)
     for system in chosen.systems.values():
         assert len(chosen.trials(system, "movielens-1m")) == min(2, len(system.trials))
+    histories = [
+        chosen.systems["higr"].settings_of("complete-journey", trial)["model"]["max_history"] for trial in range(4)
+    ]
+    assert histories == [200] * 4, "a trial undoes nothing of its data set's settings"
 
 
 COMMITTED = {path: load_plan(path) for path in (benchmark.PLAN, benchmark.PLAN.with_name("benchmark_ablations.yaml"))}
