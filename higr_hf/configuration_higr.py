@@ -103,6 +103,12 @@ class HiGRConfig(PreTrainedConfig):
         repeat_decays (`list[float]`, defaults to `[]`): Let an item of the history speak for itself in the catalogue
             prior by how often it stands there, one count a decay: in how many events an event loses a factor e, 0 for
             never. Where people come back to items. See [`RepeatScores`].
+        trend_days (`int`, defaults to 0): Add to the catalogue prior, when slates are decoded, what has been asked for
+            more often than usual in so many days before the request; 0 for not. See [`TrendScores`].
+        trend_periods (`int`, defaults to 0): P, days that the table of events holds.
+        trend_start (`int`, defaults to 0): When its first day begins, in seconds since 1970 UTC.
+        trend_scale (`float`, defaults to 1.0), trend_smoothing (`float`, defaults to 10.0): What the scores are
+            multiplied by, and how many events an item must have, or miss, to count for much.
         num_beams (`int`, defaults to 5): Beam width W inside an item.
         slate_mode (`"sequential"`, `"plan_once"`, `"verified"` or `"first_plan"`): Default decoding mode, see
             `generate`.
@@ -164,6 +170,11 @@ class HiGRConfig(PreTrainedConfig):
     item_item_scales: list[float] | tuple[float, ...] = ()
     item_item_neighbours: int = 0
     repeat_decays: list[float] | tuple[float, ...] = ()
+    trend_days: int = 0
+    trend_periods: int = 0
+    trend_start: int = 0
+    trend_scale: float = 1.0
+    trend_smoothing: float = 10.0
     num_beams: int = 5
     slate_mode: str = "sequential"
     dropout: float = 0.1
@@ -248,6 +259,14 @@ class HiGRConfig(PreTrainedConfig):
                 "repeat_decays (none negative) are counts of the catalogue prior: they need catalog_prior=True; got "
                 f"{self.repeat_decays}."
             )
+        days, periods = self.trend_days, self.trend_periods
+        if min(days, periods) < 0 or (days > 0) != (periods > 0) or not self.trend_smoothing > 0:
+            raise ValueError(
+                "trend_days and trend_periods are both positive, or both 0 for no trends, and trend_smoothing is "
+                f"positive; got {days}, {periods} and {self.trend_smoothing}."
+            )
+        if days and not self.catalog_prior:
+            raise ValueError("trend_days are scores of the catalogue prior: they need catalog_prior=True.")
         if self.embedding_range is not None and not 0 < self.embedding_range < math.inf:
             raise ValueError(f"embedding_range must be positive; got {self.embedding_range}.")
         for name in ("dropout", "attention_dropout"):

@@ -13,6 +13,7 @@ from .configuration_higr import SLATE_MODES
 from .item_beam_higr import ItemBeam
 from .layout_higr import SlateLayout, level_offsets
 from .search_higr import HiGRGenerateOutput, SearchOptions, SlateContext, SlateSearch
+from .trends_higr import NEWEST
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
@@ -39,6 +40,7 @@ class SlateGenerationMixin(GenerationMixin):
         exclude: torch.Tensor | Sequence[Sequence[int]] | None = None,
         exclude_history: bool = False,
         history: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        request_time: torch.Tensor | Sequence[int] | None = None,
         allowed: torch.Tensor | Sequence[int] | None = None,
         do_sample: bool | None = None,
         temperature: float | None = None,
@@ -75,6 +77,8 @@ class SlateGenerationMixin(GenerationMixin):
             history (`LongTensor [B, H]` padded with -1, or one sequence of item indices a prompt, *optional*): The
                 whole history, oldest first, for a model with item-item tables or repeat scores: they may read more
                 events than the `max_history` that a prompt holds. Left out, they read the prompt's.
+            request_time (`LongTensor [B]` or one number a prompt, *optional*): When each slate is asked for, in
+                seconds since 1970 UTC, for a model with trend scores. Left out, it is now: the newest days they know.
             allowed (`BoolTensor [N]` or `[B, N]`, or a sequence of item indices, *optional*): Only these may appear.
             do_sample (`bool`, *optional*): Sample each code among the legal ones instead of searching.
             temperature (`float`, *optional*): Divides the logits when sampling.
@@ -140,7 +144,7 @@ class SlateGenerationMixin(GenerationMixin):
 
         if context is None:
             context = self._encode_prompt(input_ids, layout, items)
-        added = self._history_scores(layout, items, history, repeats)
+        added = self._added_scores(layout, items, history, repeats, _times(request_time, batch, repeats, items.device))
         options = SearchOptions(
             slate_size=slate_size,
             num_beams=num_beams,
@@ -170,7 +174,7 @@ class SlateGenerationMixin(GenerationMixin):
             wish (`LongTensor [B]`): feedback token asked for, 0 for none.
             legal: what each row may be given; what is chosen is taken out of it.
             options: how.
-            added (`FloatTensor [B, N]`, *optional*): what the history says by itself, see [`CatalogPrior`].
+            added (`FloatTensor [B, N]`, *optional*): what speaks for items beside the plans, see [`CatalogPrior`].
         """
         beam = ItemBeam(
             self, options.num_beams, options.temperature, options.rerank_weight, options.generator,
@@ -204,23 +208,29 @@ class SlateGenerationMixin(GenerationMixin):
             legal.exclude(history)
         return legal
 
-    def _history_scores(
+    def _added_scores(
         self: HiGRForSlateGeneration,
         layout: SlateLayout,
         items: torch.Tensor,
-        history: torch.Tensor | Sequence[Sequence[int]] | None,
-        repeats: int,
+        history: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        repeats: int = 1,
+        times: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """What the whole histories, or what the prompts hold of them, say by themselves: item scores `[B, N]`."""
+        """What the whole histories, or what the prompts hold of them, and the days before the request (now, where no
+        time is given) say by themselves: item scores `[B, N]`."""
+        scores = []
+        if self.model.trends is not None:
+            if times is None:
+                times = torch.full((len(items),), NEWEST, device=items.device)
+            scores.append(self.model.trends(times))
         scorers = [scorer for scorer in (self.model.item_item, self.model.repeats) if scorer is not None]
-        if not scorers:
-            return None
         counted = None
-        if history is not None:
+        if scorers and history is not None:
             items = _item_lists("history", history, self.config.num_items, len(items), repeats, items.device)
-        else:
+        elif scorers:
             counted = torch.arange(layout.size, device=items.device) < layout.num_history[:, None]
-        return sum(scorer(items, counted) for scorer in scorers)
+        scores += [scorer(items, counted) for scorer in scorers]
+        return sum(scores) if scores else None
 
     def _prompt_layout(self: HiGRForSlateGeneration, input_ids: torch.Tensor, mask: torch.Tensor) -> SlateLayout:
         layout = SlateLayout.parse(input_ids, mask, self.config)
@@ -327,6 +337,23 @@ def _item_lists(
             f"{name}[{row}] names item {int(lists[row, column])}; the catalogue has items 0 to {num_items - 1}."
         )
     return lists.repeat_interleave(repeats, 0)
+
+
+def _times(
+    times: torch.Tensor | Sequence[int] | None, batch: int, repeats: int, device: torch.device
+) -> torch.Tensor | None:
+    """`LongTensor [B]` from a tensor or one number a prompt; checked."""
+    if times is None:
+        return None
+    if not isinstance(times, torch.Tensor):
+        times = torch.tensor(list(times), dtype=torch.float64)  # float32 would be minutes off
+    times = times.to(device)
+    if times.shape != (batch // repeats,) or not bool(torch.isfinite(times).all()):
+        raise ValueError(
+            f"request_time needs a number of seconds for each of the {batch // repeats} prompts; got "
+            f"{times.tolist() if times.dim() < 2 else list(times.shape)}."
+        )
+    return times.long().repeat_interleave(repeats, 0)
 
 
 def _allowed_mask(

@@ -114,6 +114,8 @@ def update_catalog(model: HiGRForSlateGeneration, tokenizer: HiGRTokenizer) -> N
             inner.item_item.grow(grown)
         if config.repeat_decays:
             inner.repeats.grow(grown)
+        if config.trend_days:
+            inner.trends.grow(grown)
     inner.item_active = torch.as_tensor(np.array(tokenizer.active), device=device)
     config.tokenizer_fingerprint = tokenizer.fingerprint
 

@@ -25,6 +25,7 @@ from .layout_higr import SlateLayout, SlateQueries, level_offsets
 from .prior_higr import path_logits
 from .repeats_higr import RepeatScores
 from .stages_higr import ContextEncoder, ItemEmbeddings, ItemGenerator, PlanProjection, SemanticIDHead, SlatePlanner
+from .trends_higr import TrendScores
 from .weights_higr import load_checked
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class HiGRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ItemItemScores):
             module.neighbours.zero_()
             module.weights.zero_()
+        elif isinstance(module, TrendScores):
+            module.events.zero_()
         elif isinstance(module, RepeatScores):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
@@ -156,6 +159,7 @@ class HiGRModel(HiGRPreTrainedModel):
         self.generators = nn.ModuleList(ItemGenerator(config) for _ in range(copies))
         self.item_item = ItemItemScores(config) if config.item_item_decays else None
         self.repeats = RepeatScores(config) if config.repeat_decays else None
+        self.trends = TrendScores(config) if config.trend_days else None
         self.dropout = HiGRDropout(config.dropout)
         self.gradient_checkpointing = False
         self.register_buffer("item_codes", torch.full((config.num_items, config.num_levels), -1, dtype=torch.long))

@@ -13,11 +13,12 @@ import torch
 from transformers import Pipeline
 
 from .item_table_higr import UnknownItemError
+from .trends_higr import NEWEST
 
 if TYPE_CHECKING:
     from .tokenization_higr import HiGRTokenizer
 
-_INPUT_KEYS = frozenset({"history", "feedback", "timestamps", "exclude", "allowed", "wish"})
+_INPUT_KEYS = frozenset({"history", "feedback", "timestamps", "request_time", "exclude", "allowed", "wish"})
 _PREPROCESS_KEYS = ("max_history", "exclude_history")
 _GENERATE_KEYS = (
     "slate_size", "num_beams", "slate_mode", "rerank_weight", "do_sample", "temperature", "allow_short",
@@ -85,6 +86,8 @@ class SlateRecommendationPipeline(Pipeline):
     - `feedback` (`list[float | None]`, *optional*): a raw value an item, such as a rating; the model's configuration
       knows how it is cut into levels. None or NaN where unknown. Without effect on a model without feedback tokens.
     - `timestamps` (`list[float]`, *optional*): seconds, one an item. Events that are out of order are put in order.
+    - `request_time` (`float`, *optional*): when the slate is asked for, in seconds since 1970 UTC; now by default.
+      Without effect on a model without trend scores.
     - `exclude` (`list[str]`, *optional*): items that must not be recommended.
     - `allowed` (`list[str]`, *optional*): only these may be recommended.
     - `wish` (`int`, *optional*): the feedback level to ask for.
@@ -203,6 +206,8 @@ class SlateRecommendationPipeline(Pipeline):
         if self.model.config.reads_whole_history:  # further back than a prompt
             read = items if max_history is None else items[max(len(items) - max_history, 0) :]
             whole = {"history": _padded(read)}
+        if self.model.config.trend_days:
+            whole["request_time"] = torch.tensor([_time(entry.get("request_time"))])
         return whole | {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
@@ -274,6 +279,7 @@ class SlateRecommendationPipeline(Pipeline):
             allowed=allowed,
             return_dict_in_generate=True,
             **({"history": inputs["history"] - 1} if "history" in inputs else {}),
+            **({"request_time": inputs["request_time"]} if "request_time" in inputs else {}),
             **generate_kwargs,
         )
         return {name: output[name] for name in ("slates", "scores", "candidates", "candidate_scores")}
@@ -296,6 +302,15 @@ class SlateRecommendationPipeline(Pipeline):
     def _named(self, item: int, score: float) -> dict[str, Any]:
         title = self.names.titles[item] or None if self.names.titles else None
         return {"item_id": self.names.item_ids[item], "title": title, "score": score}
+
+
+def _time(value: Any) -> int:
+    """Seconds of a request's time, those of now where there is none."""
+    if value is None:
+        return NEWEST
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise ValueError(f"request_time must be a number of seconds since 1970 UTC, or None for now; got {value!r}.")
+    return int(value)
 
 
 def _padded(items: np.ndarray) -> torch.Tensor:

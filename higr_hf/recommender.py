@@ -51,7 +51,7 @@ class SlateRecommender:
 
         Args:
             batch: columns `history_indices` (item indices, oldest first), `exclude_indices`, and where known
-                `history_feedback` and `history_timestamps`.
+                `history_feedback`, `history_timestamps` and `request_timestamps`.
 
         Returns:
             int64 `[B, M]` item indices.
@@ -71,6 +71,8 @@ class SlateRecommender:
         if self.model.config.reads_whole_history:
             whole = [torch.as_tensor(np.asarray(items, dtype=np.int64)) for items in batch["history_indices"]]
             options["history"] = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=-1)
+        if self.model.config.trend_days and "request_timestamps" in batch:
+            options["request_time"] = batch["request_timestamps"]
         return {
             **{name: tensor.to(self.model.device) for name, tensor in prompts.items()},
             "slate_size": self.slate_size,

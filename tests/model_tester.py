@@ -36,9 +36,12 @@ ITEM_ITEM = {
 WHOLE_HISTORY = {**ITEM_ITEM, "repeat_decays": [3.0, 0.0]}
 """One with everything that reads the whole history."""
 
+ADDED_SCORES = {**WHOLE_HISTORY, "trend_days": 2, "trend_periods": 5, "trend_start": 1_600_000_000}
+"""One with trend scores as well, which decoding alone knows."""
+
 
 def fill_tables(model: HiGRForSlateGeneration) -> HiGRForSlateGeneration:
-    """Random item-item tables and repeat scores, for a model that has any."""
+    """Random item-item tables, repeat scores and trends, for a model that has any."""
     tables = model.model.item_item
     if tables is not None:
         generator = torch.Generator().manual_seed(11)
@@ -49,6 +52,10 @@ def fill_tables(model: HiGRForSlateGeneration) -> HiGRForSlateGeneration:
         generator = torch.Generator().manual_seed(12)
         for parameter in model.model.repeats.parameters():
             parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    if model.model.trends is not None:
+        events = model.model.trends.events
+        counts = torch.randint(99, events.shape, generator=torch.Generator().manual_seed(13))
+        events.copy_(counts.cumsum(0))
     return model
 
 

@@ -150,6 +150,7 @@ def fit_system(
     """
     if system.kind == ITEM_ITEM:
         options = {"tables": settings["tables"], "scales": [settings["scales"]], "model": str(parts[0])}
+        options |= {name: settings[name] for name in ("trends",) if name in settings}
         options["exclude_history"] = bench.protocol.exclude_history
         fit_item_item.main(bench.command(**options, output_dir=str(work)))
         return load_system(bench, system, settings, work / "model")
@@ -194,8 +195,9 @@ def load_system(bench: Workbench, system: SystemPlan, settings: Mapping[str, Any
     recommender = SlateRecommender(
         model, tokenizer, bench.protocol.list_size, settings.get("wish"), dict(settings.get("generation", {}))
     )
-    tables = model.model.item_item if model.config.item_item_decays else None
-    parameters = model.num_parameters() + (0 if tables is None else tables.weights.numel())
+    counted = [(model.config.item_item_decays, "item_item", "weights"), (model.config.trend_days, "trends", "events")]
+    tables = [getattr(getattr(model.model, part), name) for has, part, name in counted if has]
+    parameters = model.num_parameters() + sum(table.numel() for table in tables)
     return System(recommender, parameters, lambda folder: shutil.copytree(path, folder), SLATE_BATCH_SIZE)
 
 

@@ -1,9 +1,10 @@
-"""Give a trained model item-item tables, fitted in closed form, with scales tuned on validation.
+"""Give a trained model item-item tables, fitted in closed form, with scales tuned on validation; and trends.
 
     python -m training.fit_item_item --recipe training/recipes/item_item_movielens-1m.yaml
 
-Leaves `model/` (the given model with its tables) and `item_item.json` (every scale that was tried, and what it came
-to) in `--output_dir`. The model must have been trained with `catalog_prior: true`; nothing of it is trained again.
+Leaves `model/` (the given model with its tables, and with trends where they are asked for) and `item_item.json` (every
+scale that was tried, and what it came to) in `--output_dir`. The model must have been trained with `catalog_prior:
+true`; nothing of it is trained again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from higr_hf.item_categories import categories_file
 from higr_hf.item_item import ItemItemTables, attach_item_item, fit_item_item
 from higr_hf.judging import SlateJudge
 from higr_hf.recommender import SlateRecommender
+from higr_hf.trends import attach_trends, fit_trends
 from higr_hf.utils import atomic_write_json, environment_info
 
 from ._args import check_output, mapping, numbers, parse_recipe, parsed, run
@@ -31,6 +33,8 @@ from ._model import generation_of
 
 TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids", "slate_size"}
 """What may be chosen of the tables: the split, the catalogue and the slate size are the data's."""
+
+TREND_SETTINGS = {"scale", *inspect.signature(fit_trends).parameters} - {"train", "item_ids"}
 
 
 @dataclass
@@ -44,6 +48,10 @@ class ItemItemArguments:
     scales: str = field(
         default="[[10, 10, 2], [20, 20, 3], [30, 30, 4]]",
         metadata={"help": "Scales to try, one list of a number a table each; the best on validation is kept."},
+    )
+    trends: str | None = field(
+        default=None,
+        metadata={"help": "Options of fit_trends and their `scale` (1 by default); no trend scores when left out."},
     )
     generation: str = field(default="{}", metadata={"help": "Arguments of generate, as YAML or JSON."})
     exclude_history: bool = field(default=True, metadata={"help": "Never recommend an item of the history."})
@@ -89,10 +97,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model, tokenizer = load_checkpoint(options.model)
     generation = generation_of(options.generation, type(model))
     fitting = mapping("tables", options.tables, TABLE_SETTINGS)
+    counting = None if options.trends is None else mapping("trends", options.trends, TREND_SETTINGS)
     log, splits = load_splits(data)
     began = time.perf_counter()
     tables = fit_item_item(splits["train"], tokenizer.item_ids, slate_size=data.slate_size, **fitting)
     seconds = time.perf_counter() - began
+    if counting is not None:
+        scale = counting.pop("scale", 1.0)
+        attach_trends(model, fit_trends(splits["train"], tokenizer.item_ids, **counting), scale)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     judge = SlateJudge(
         splits=splits,
@@ -110,6 +122,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "decays": tables.decays,
         "neighbours": tables.neighbours.shape[2],
         "weights": int(tables.weights.size),
+        "trend_days": model.config.trend_days,
+        "trend_scale": model.config.trend_scale,
         "seconds_of_fitting": round(seconds, 1),
         "trials": trials,
         "command": current_command(),

@@ -13,6 +13,7 @@ from .popularity import Popularity
 from .ranking import top_items
 from .sequential import HSTU, BERT4Rec, SASRec
 from .tiger import TIGER
+from .trending import Trending
 
 __all__ = [
     "EASE",
@@ -30,5 +31,6 @@ __all__ = [
     "SASRec",
     "SASRecItemVectors",
     "ScoringBaseline",
+    "Trending",
     "top_items",
 ]

@@ -40,12 +40,14 @@ class Baseline(ABC):
 
     Attributes:
         kind: name of the class in saved directories and recipes.
+        reads_time: whether `recommend` takes `times`, when each slate is asked for.
         history: how it was judged while `fit` trained it; empty for a system that is not, and for a loaded one.
         checkpoint: file in which `fit` keeps a network after every judgement, and from which it goes on where it was
             killed; set it before `fit`. Closed forms begin anew.
     """
 
     kind: ClassVar[str] = ""
+    reads_time: ClassVar[bool] = False
     history: Sequence[Judgement] = ()
     checkpoint: Path | None = None
 
@@ -101,7 +103,8 @@ class Baseline(ABC):
 
     def __call__(self, batch: Mapping[str, Any], slate_size: int = 5) -> np.ndarray:
         """Slates for a batch of [`SlateEvaluator`]."""
-        return self.recommend(batch["history_indices"], slate_size, batch["exclude_indices"])
+        when = {"times": batch.get("request_timestamps")} if self.reads_time else {}
+        return self.recommend(batch["history_indices"], slate_size, batch["exclude_indices"], **when)
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write `baseline.json` and `baseline.safetensors`, both or neither."""
@@ -147,19 +150,32 @@ class ScoringBaseline(Baseline):
     def scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """Scores float32 `[U, N]` of all items for each history, -inf for items that cannot be scored."""
 
-    def score_blocks(self, histories: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same for many users, `block_size` rows at a time."""
+    def score_blocks(
+        self, histories: Sequence[np.ndarray], times: Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
+        """The same for many users, `block_size` rows at a time; `times` are for baselines that read them."""
         for start in range(0, len(histories), self.block_size):
             yield self.scores(histories[start : start + self.block_size])
 
     def recommend(
-        self, histories: Sequence[np.ndarray], slate_size: int, exclude: Sequence[Sequence[int]] | None = None
+        self,
+        histories: Sequence[np.ndarray],
+        slate_size: int,
+        exclude: Sequence[Sequence[int]] | None = None,
+        times: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """The M best-scored items that are not excluded; see [`Baseline.recommend`]."""
+        """The M best-scored items that are not excluded; see [`Baseline.recommend`].
+
+        Args:
+            histories, slate_size, exclude: as there.
+            times: when each slate is asked for, in seconds since 1970 UTC, for baselines that read it; now by default.
+        """
         if exclude is not None and len(exclude) != len(histories):
             raise ValueError(f"{len(exclude)} lists of excluded items for {len(histories)} histories: one a user.")
         slates, row = [np.empty((0, slate_size), dtype=np.int64)], 0
-        for block in self.score_blocks(histories):
+        if times is not None and len(times) != len(histories):
+            raise ValueError(f"{len(times)} times for {len(histories)} histories: one a user.")
+        for block in self.score_blocks(histories, times):
             forbidden = None if exclude is None else exclude[row : row + len(block)]
             slates.append(top_items(block, slate_size, forbidden))
             row += len(block)

@@ -54,6 +54,11 @@ class Mixture(ScoringBaseline):
         super().__init__(item_ids, weight=weight, parts=parts)
         self.first, self.second, self.weight = first, second, weight
 
+    @property
+    def reads_time(self) -> bool:  # type: ignore[override]
+        """Whether either part does."""
+        return self.first.reads_time or self.second.reads_time
+
     def fit(self, train: Dataset, validation: Dataset | None = None) -> Mixture:
         """Fit both parts; fitted ones can be mixed without it."""
         self.first.fit(train, validation)
@@ -64,9 +69,13 @@ class Mixture(ScoringBaseline):
         """See [`ScoringBaseline.scores`]; an item that either part cannot score cannot be recommended."""
         return self.first.scores(histories) + np.float32(self.weight) * self.second.scores(histories)
 
-    def score_blocks(self, histories: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def score_blocks(
+        self, histories: Sequence[np.ndarray], times: Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
         """The same, a block of users at a time."""
-        blocks = zip(self.first.score_blocks(histories), self.second.score_blocks(histories), strict=True)
+        blocks = zip(
+            self.first.score_blocks(histories, times), self.second.score_blocks(histories, times), strict=True
+        )
         return (first + np.float32(self.weight) * second for first, second in blocks)
 
     def num_parameters(self) -> int:

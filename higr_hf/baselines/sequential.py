@@ -120,7 +120,9 @@ class SequentialBaseline(ScoringBaseline):
         """See [`ScoringBaseline.scores`]; each call starts a process, so ask for many users at once."""
         return np.concatenate([np.empty((0, self.num_items), dtype=np.float32), *self.score_blocks(histories)])
 
-    def score_blocks(self, histories: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def score_blocks(
+        self, histories: Sequence[np.ndarray], times: Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
         """Scores of one process for all users, `block_size` rows at a time."""
         if not self.state:
             raise RuntimeError(f"This {self.kind} has not been fitted.")

@@ -42,6 +42,8 @@ _MODEL_FIELDS = (
     "item_item_scales",
     "item_item_neighbours",
     "repeat_decays",
+    "trend_days",
+    "trend_scale",
     "slate_size",
     "max_history",
     "slate_mode",

@@ -278,6 +278,11 @@ def training_views(train: Dataset) -> np.ndarray:
     return np.array([view for events in _by_user(train, "views") for view in events], dtype=np.int64)
 
 
+def training_times(train: Dataset) -> np.ndarray:
+    """When each event of [`training_sequences`] was, int64 `[events]` seconds since 1970 UTC."""
+    return np.array([second for events in _by_user(train, "timestamps") for second in events], dtype=np.int64)
+
+
 def _by_user(train: Dataset, column: str) -> list[list]:
     """Every user's values of a column, once and in order."""
     names = ["user_id", f"history_{column}", f"target_{column}"]

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from ..checkpoint import check_agreement
 from ..layers_higr import rotary_table
 from ..repeats_higr import GAIN
+from ..trends_higr import NEWEST
 from ..utils import atomic_directory
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def export_onnx(
             "codebook_sizes", "level_offsets", "num_feedback_levels", "num_time_buckets", "feature_offset",
             "bos_token_id", "slate_size", "num_beams", "max_history", "planner_layers", "generator_layers",
             "num_attention_heads", "hidden_size", "catalog_prior", "item_item_decays", "item_item_scales",
-            "repeat_decays",
+            "repeat_decays", "trend_days",
         )  # fmt: skip
         tables = model.model.item_item
         if tables is not None:
@@ -332,6 +333,9 @@ def export_onnx(
         if repeats is not None:
             arrays = {name: GAIN * value.detach().float().cpu().numpy() for name, value in repeats.named_parameters()}
             save_file(arrays, folder / "repeats.safetensors")
+        if model.model.trends is not None:  # slates are asked for now
+            newest = model.model.trends(torch.tensor([NEWEST], device=model.device))[0].cpu().numpy()
+            save_file({"scores": newest}, folder / "trends.safetensors")
         content = {name: getattr(config, name) for name in names} | {"fingerprint": tokenizer.fingerprint}
         (folder / "decoder.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("onnx_decoder.py"), folder / "decoder.py")

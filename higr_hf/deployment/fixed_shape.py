@@ -23,7 +23,8 @@ class FixedShapeDecoder:
 
     It reads the model's weights where they lie and its catalogue as it was when the decoder was made. The flat decoder
     of `higr_hf.baselines.onerec` can be had so as well; it then keeps the columns of its cache that no hypothesis
-    descends from any more. Item-item tables read the history that the prompt holds, never a longer one.
+    descends from any more. Item-item tables read the history that the prompt holds, never a longer one, and trend
+    scores the newest days they know.
 
     Args:
         model: a [`HiGRForSlateGeneration`] with a catalogue, in evaluation mode.
@@ -135,7 +136,7 @@ class FixedShapeDecoder:
         if strange is not None:
             unfit = unfit | strange.any(1)
         context = model._encode_prompt(input_ids, layout, items, self.width, self.padded)
-        added = model._history_scores(layout, items, None, 1)
+        added = model._added_scores(layout, items)
         found = model._search_slates(context, layout.wish, legal, self.options, added)
         found.sequences = model._slate_sequences(input_ids, found.slates)
         return found, unfit

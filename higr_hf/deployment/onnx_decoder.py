@@ -61,6 +61,7 @@ class OnnxSlateDecoder:
         }
         self._tables = load_file(folder / "item_item.safetensors") if self.config["item_item_decays"] else None
         self._repeats = load_file(folder / "repeats.safetensors") if self.config.get("repeat_decays") else None
+        self._trend = load_file(folder / "trends.safetensors")["scores"] if self.config.get("trend_days") else None
 
     def recommend(
         self,
@@ -110,7 +111,7 @@ class OnnxSlateDecoder:
         asked = self._feature("feedback", wish, config["num_feedback_levels"], config["feature_offset"])
         head = config["hidden_size"] // config["num_attention_heads"]
         past = [np.zeros((config["planner_layers"], 1, config["num_attention_heads"], 0, head), newest.dtype)] * 2
-        added = self._history_scores(rows)
+        added = self._added_scores(rows)
         slate: list[tuple[str, float]] = []
         fed = -1
         for slot in range(slate_size or config["slate_size"]):
@@ -163,13 +164,15 @@ class OnnxSlateDecoder:
         item = np.flatnonzero(self._node_of[-1] == nodes[best_leaf])[0]
         return int(item), float(totals[best_leaf])
 
-    def _history_scores(self, rows: np.ndarray) -> np.ndarray | None:
-        """What the whole history says for every item by itself, float32 `[N]`; `None` where nothing is to be said."""
+    def _added_scores(self, rows: np.ndarray) -> np.ndarray | None:
+        """What the whole history and the newest days say for every item by themselves, float32 `[N]`; `None` where
+        nothing is to be said."""
         scores = [
             score(rows)
             for part, score in ((self._tables, self._item_item_scores), (self._repeats, self._repeat_scores))
             if part is not None
         ]
+        scores += [] if self._trend is None else [self._trend]
         return np.sum(scores, axis=0) if scores else None
 
     def _repeat_scores(self, rows: np.ndarray) -> np.ndarray:

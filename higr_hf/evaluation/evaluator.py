@@ -28,7 +28,8 @@ class SlateEvaluator:
 
     The recommender gets the rows of a batch *without* their targets, as a dictionary of lists: the split's `user_id`
     and `history_*` columns, and two that are added here, `history_indices` (int64 `[H]` a row, the catalogue's item
-    indices, unknown items left out) and `exclude_indices` (int64 `[E]` a row, items that must not be recommended). It
+    indices, unknown items left out) and `exclude_indices` (int64 `[E]` a row, items that must not be recommended); and
+    `request_timestamps`, where the split has times, when each slate is asked for: at its first target event. It
     returns int64 `[B, M]` (array or tensor), -1 for an empty or illegal slot.
 
     Metrics, M being the slate size: `hit@M`, `recall@M`, `ndcg@M` against all target items; `view_hit@M` ... against
@@ -101,7 +102,10 @@ class SlateEvaluator:
 
         self._index = {item_id: row for row, item_id in enumerate(item_ids)}
         self._read_targets(dataset)
-        # Nothing of the target may reach the recommender.
+        self._times = None
+        if "target_timestamps" in dataset.column_names:
+            self._times = [min(times, default=0) for times in dataset["target_timestamps"]]
+        # Nothing else of the target may reach the recommender.
         self._rows = dataset.remove_columns([name for name in dataset.column_names if name.startswith("target_")])
         self._histories = [self._known(items) for items in self._rows["history_item_ids"]]
 
@@ -167,7 +171,8 @@ class SlateEvaluator:
         histories = [self._histories[user] for user in users]
         nothing = np.empty(0, dtype=np.int64)
         excluded = [np.unique(items) if self.exclude_history else nothing for items in histories]
-        return {**batch, "history_indices": histories, "exclude_indices": excluded}
+        times = {} if self._times is None else {"request_timestamps": [self._times[user] for user in users]}
+        return {**batch, **times, "history_indices": histories, "exclude_indices": excluded}
 
     def _checked(self, slates: np.ndarray, batch: Batch) -> np.ndarray:
         users = batch["user_id"]

@@ -17,9 +17,9 @@ from higr_hf.deployment.onnx_decoder import OnnxSlateDecoder
 from higr_hf.layout_higr import SlateLayout
 from higr_hf.living import remove_items
 from tests.deployment.conftest import make_parts
-from tests.model_tester import WHOLE_HISTORY
+from tests.model_tester import ADDED_SCORES
 
-SIZES = {"planner_layers": 1, **WHOLE_HISTORY}  # tracing takes a second a layer
+SIZES = {"planner_layers": 1, **ADDED_SCORES}  # tracing takes a second a layer
 
 
 @pytest.fixture(scope="module")

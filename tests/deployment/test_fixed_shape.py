@@ -9,13 +9,13 @@ from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration
 from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.deployment import FixedShapeDecoder
 from tests.host_waits import HostWaits
-from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
+from tests.model_tester import ADDED_SCORES, HiGRModelTester
 
 TESTER = HiGRModelTester()
 HISTORIES = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 VARIANTS = {
     "plain": {},
-    "item-item": WHOLE_HISTORY,
+    "item-item": ADDED_SCORES,
     "bidirectional": {"encoder_attention": "bidirectional", "pooling": "max"},
     "a generator a slot": {"shared_generator": False, "generator_context": False},
     "reranked": {"dense_head": True, "rerank_weight": 0.5},

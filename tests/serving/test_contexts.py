@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from higr_hf.baselines.onerec import OneRecConfig, OneRecForSlateGeneration
 from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.serving.contexts import HistoryEncoder, HistoryTokens
-from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
+from tests.model_tester import ADDED_SCORES, HiGRModelTester
 
 TESTER = HiGRModelTester()
 EVENTS = st.lists(st.tuples(st.integers(0, 23), st.integers(-1, 2), st.integers(-1, 1)), max_size=12)
 VARIANTS = {
     "plain": {},
     "prior": {"catalog_prior": True, "dense_head": False},
-    "item-item tables": {**WHOLE_HISTORY, "dense_head": False},
+    "item-item tables": {**ADDED_SCORES, "dense_head": False},
     "bidirectional": {"encoder_attention": "bidirectional"},
     "two encoder layers": {"encoder_layers": 2, "pooling": "max"},
     "no generator context": {"generator_context": False},

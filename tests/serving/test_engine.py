@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from higr_hf import SlateRecommendationPipeline, UnknownItemError
 from higr_hf.serving import EngineClosed, EngineOverloaded, Shapes, SlateEngine, UnknownUserError
-from tests.model_tester import WHOLE_HISTORY, HiGRModelTester
+from tests.model_tester import ADDED_SCORES, HiGRModelTester
 from tests.serving.conftest import same_slates, tokenizer_of, with_features
 
 EVENT = st.fixed_dictionaries(
@@ -56,7 +56,7 @@ def test_other_models_keep_users_too(name):
     tester = HiGRModelTester()
     overrides = {
         "prior": with_features(catalog_prior=True, dense_head=False, encoder_layers=2),
-        "item-item tables": with_features(**WHOLE_HISTORY, dense_head=False),  # they read past `max_history`
+        "item-item tables": with_features(**ADDED_SCORES, dense_head=False),  # they read past `max_history`
         "bidirectional": with_features(encoder_attention="bidirectional"),
         "no features": {},
     }[name]

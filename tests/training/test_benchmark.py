@@ -13,6 +13,7 @@ import yaml
 
 from higr_hf.baselines import SASRecItemVectors
 from higr_hf.baselines.base import baseline_class
+from higr_hf.checkpoint import load_checkpoint
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
 from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
@@ -319,7 +320,11 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         "system": "higr",
         "variant": "tables",
         "parts": ["higr"],
-        "settings": {"tables": {"decays": [3, 0], "neighbours": 7}, "generation": {"num_beams": 4}},
+        "settings": {
+            "tables": {"decays": [3, 0], "neighbours": 7},
+            "trends": {"days": 1, "scale": 0.5},
+            "generation": {"num_beams": 4},
+        },
         "trials": [{"scales": [5, 1]}, {"scales": [20, 2]}],
     }
     otherwise = {
@@ -355,6 +360,12 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     expected = paired_bootstrap(*values)
     assert paired[0]["metrics"]["ndcg_gain@5"] == pytest.approx(expected.difference)
     assert paired[0]["metrics"]["ndcg_p@5"] == pytest.approx(expected.p_value)
+    numbers = {row["variant"]: 1e6 * row["metrics"]["million_parameters"] for row in rows if row["system"] == "higr"}
+    for unit in (folder / "higr" / "own" / "tables").iterdir():
+        model = load_checkpoint(unit / "model")[0]
+        assert (model.config.trend_days, model.config.trend_scale) == (1, 0.5)
+        counted = model.model.item_item.weights.numel() + model.model.trends.events.numel()
+        assert numbers["tables"] == pytest.approx(numbers["tiny"] + counted)
     assert "| higr | tiny |" in document.read_text()
     assert "| higr | first-plan |" in document.read_text()
     assert not np.array_equal(results["otherwise"][0].per_user["ndcg@5"], results["tables"][0].per_user["ndcg@5"])
@@ -470,6 +481,7 @@ def test_every_committed_trial_has_settings_that_its_system_takes(path, name, tm
                 )
                 scales = fit_item_item.scale_lists("scales", [settings["scales"]])[0]
                 assert len(scales) == len(settings["tables"]["decays"])
+                assert set(settings.get("trends", {})) <= fit_item_item.TREND_SETTINGS
             elif system.kind == DECODING:
                 generation_of(json.dumps(settings["generation"]))
             elif system.kind != "mixture":
