@@ -21,13 +21,16 @@ ITEM_ITEM = "item-item"
 DECODING = "decoding"
 """Kind of a trained model that decodes in another way; nothing is trained."""
 
-MODELS = (SLATES, ITEM_ITEM, DECODING)
+ALIGNED = "aligned"
+"""Kind of a trained model that `training.align` goes on with."""
+
+MODELS = (SLATES, ITEM_ITEM, DECODING, ALIGNED)
 """Kinds whose systems are checkpoints of a model and its tokenizer."""
 
-NETWORKS = (SLATES, "sasrec", "bert4rec", "hstu", "sasrec-item-vectors", "listcvae", "tiger")
+NETWORKS = (SLATES, ALIGNED, "sasrec", "bert4rec", "hstu", "sasrec-item-vectors", "listcvae", "tiger")
 """Kinds whose training takes long: see `DatasetPlan.network_trials`."""
 
-PARTS = {ITEM_ITEM: 1, DECODING: 1, "mixture": 2}
+PARTS = {ITEM_ITEM: 1, DECODING: 1, ALIGNED: 1, "mixture": 2}
 """Kind -> how many other systems it is made of."""
 
 
@@ -67,13 +70,15 @@ class SystemPlan:
     Attributes:
         name: unique; what `--only` takes.
         kind: a baseline's kind, `slates` for what `training.train` trains, `item-item` for a part of kind `slates`
-            with item-item tables, `decoding` for a part of one of these two kinds that decodes in another way.
+            with item-item tables, `aligned` for one that is aligned with preferences, `decoding` for a part of one of
+            these three kinds that decodes in another way.
         system, variant: as in the result rows.
-        settings: common to all trials: the baseline's, or options of `training.train`.
+        settings: common to all trials: the baseline's, or options of `training.train` or `training.align`.
         trials: changes of the settings, one a trial, judged on validation; one empty trial where nothing is tuned.
         by_dataset: dataset -> further changes of the settings there.
         tokenizer: which of the plan's tokenizers gives the semantic IDs.
-        parts: names of the two systems that a mixture mixes, or of the one that gets tables or decodes differently.
+        parts: names of the two systems that a mixture mixes, or of the one that gets tables, is aligned or decodes
+            differently.
         deterministic: one seed is as good as many.
         datasets: where it is measured; everywhere by default.
         trained_once: nothing in its training, the choice of the best epoch included, asks how a dataset judges it, so
@@ -105,7 +110,7 @@ class SystemPlan:
         if len(self.parts) != PARTS.get(self.kind, 0):
             raise ValueError(
                 f"kind {self.kind!r} has {PARTS.get(self.kind, 0)} `parts`, not {len(self.parts)}: a mixture has two, "
-                "item-item tables and another way of decoding one, everything else none"
+                "item-item tables, an alignment and another way of decoding one, everything else none"
             )
 
     def settings_of(self, dataset: str, trial: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from higr_hf.tokenization_higr import HiGRTokenizer
 from higr_hf.utils import atomic_write_json
 
 from . import fit_item_item, fit_tokenizer, train
-from ._benchmark_plan import DECODING, ITEM_ITEM, MODELS, SLATES, BenchmarkPlan, SystemPlan
+from ._benchmark_plan import ALIGNED, DECODING, ITEM_ITEM, MODELS, SLATES, BenchmarkPlan, SystemPlan
 from ._data import DataArguments, diversity_vectors, load_splits
 
 if TYPE_CHECKING:
@@ -156,13 +156,19 @@ def fit_system(
         return load_system(bench, system, settings, work / "model")
     if system.kind == DECODING:
         return load_system(bench, system, settings, parts[0])
-    if system.kind == SLATES:
-        tokenizer = bench.tokenizer(system.tokenizer, seed)
-        options = {**settings, "tokenizer": str(tokenizer), "output_dir": str(work), "seed": seed}
+    if system.kind in (SLATES, ALIGNED):
+        options = {**settings, "output_dir": str(work), "seed": seed, "resume_from_checkpoint": True}
         options["exclude_history"] = bench.protocol.exclude_history
         options.setdefault("diversity_embeddings", bench.plan.diversity_embeddings)
+    if system.kind == ALIGNED:
+        from . import align  # with TRL, which takes seconds to import
+
+        align.main(bench.command(**options, model=str(parts[0])))
+        return load_system(bench, system, settings, work / "model")
+    if system.kind == SLATES:
+        options["tokenizer"] = str(bench.tokenizer(system.tokenizer, seed))
         clock = LearningClock(f"eval_ndcg@{bench.arguments.slate_size}")
-        metrics = train.main(bench.command(**options, resume_from_checkpoint=True), callbacks=[clock])
+        metrics = train.main(bench.command(**options), callbacks=[clock])
         trained = load_system(bench, system, settings, work / "model")
         return replace(trained, history=clock.history, validation_loss=metrics.get("loss"))
     if system.kind == Mixture.kind:

@@ -17,12 +17,12 @@ from higr_hf.checkpoint import load_checkpoint
 from higr_hf.evaluation import EvaluationResult, paired_bootstrap, read_rows
 from higr_hf.evaluation.results import SYSTEMS
 from tests.training.workspace import COLUMNS, write_log
-from training import _benchmark_report, _benchmark_systems, benchmark, fit_item_item
+from training import _benchmark_report, _benchmark_systems, align, benchmark, fit_item_item
 from training._args import TrainerArguments, parse_recipe
-from training._benchmark_plan import DECODING, ITEM_ITEM, SLATES, SystemPlan, load_plan
+from training._benchmark_plan import ALIGNED, DECODING, ITEM_ITEM, SLATES, SystemPlan, load_plan
 from training._benchmark_systems import Workbench
 from training._data import DataArguments
-from training._model import ModelArguments, generation_of
+from training._model import ModelArguments, check_best_metric, generation_of
 
 LOG = {"num_users": 40, "length": 18, "noise": 0.3}
 EASE = {"kind": "ease", "system": "ease", "deterministic": True, "trials": [{"l2": 1.0}, {"l2": 20.0}, {"l2": 400.0}]}
@@ -334,6 +334,23 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         "parts": ["tables"],
         "settings": {"generation": {"slate_mode": "first_plan", "num_beams": 4}},
     }
+    aligned = {
+        "kind": "aligned",
+        "system": "onerec",
+        "variant": "DPO",
+        "parts": ["onerec"],
+        "settings": {
+            **common,
+            "method": "dpo",
+            "objectives": {"on_policy": 1},
+            "max_steps": 2,
+            "learning_rate": 0.01,
+            "eval_share": 0.1,
+            "eval_users": 10,
+            "eval_on_start": True,
+            "load_best_model_at_end": False,
+        },
+    }
     popularity = {"kind": "popularity", "system": "popularity", "deterministic": True}
     document, layout = folder / "BENCHMARK.md", folder / "higr-results" / "tables.yaml"
     plots = "![NDCG](docs/plots/benchmark_own.png) ![sizes](docs/plots/scaling_own.png)"
@@ -342,11 +359,18 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     layout.write_text(
         yaml.safe_dump({"own": {"study": "benchmark", "metrics": ["ndcg@5"], "where": {"dataset": "own"}}})
     )
-    systems = {"popularity": popularity, "onerec": onerec, "higr": higr, "tables": tables, "otherwise": otherwise}
+    systems = {
+        "popularity": popularity,
+        "onerec": onerec,
+        "aligned": aligned,
+        "higr": higr,
+        "tables": tables,
+        "otherwise": otherwise,
+    }
     path = plan(folder, systems, "higr")
     results = run(folder, path, name="higr", seeds="[0]", document=document)["own"]
     rows = read_rows(folder / "higr-results" / "benchmark.jsonl")
-    losses = {(row["system"], row["variant"]): row["metrics"].get("validation_loss") for row in rows[:5]}
+    losses = {(row["system"], row["variant"]): row["metrics"].get("validation_loss") for row in rows[:6]}
     assert all(0 < losses[system, "tiny"] < 10 for system in ("onerec", "higr"))
     assert losses["popularity", "none"] is losses["higr", "first-plan"] is None
     paired = [row for row in rows if row["dataset"] == "own-paired"]
@@ -354,7 +378,7 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
     assert named == [
         (system, f"{variant} (HiGR: {ours})")
         for ours in ("tiny", "tables")
-        for system, variant in (("popularity", "none"), ("onerec", "tiny"))
+        for system, variant in (("popularity", "none"), ("onerec", "tiny"), ("onerec", "DPO"))
     ]
     values = [results[name][0].per_user["ndcg@5"] for name in ("higr", "popularity")]
     expected = paired_bootstrap(*values)
@@ -368,6 +392,13 @@ def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(
         assert numbers["tables"] == pytest.approx(numbers["tiny"] + counted)
     assert "| higr | tiny |" in document.read_text()
     assert "| higr | first-plan |" in document.read_text()
+    starts, ends = (
+        load_checkpoint(next((folder / "higr" / "own" / name).iterdir()) / "model")[0]
+        for name in ("onerec", "aligned")
+    )
+    assert type(ends) is type(starts) and ends.num_parameters() == starts.num_parameters()
+    moved = {name for name, weight in ends.state_dict().items() if not weight.equal(starts.state_dict()[name])}
+    assert moved and "model.item_codes" not in moved
     assert not np.array_equal(results["otherwise"][0].per_user["ndcg@5"], results["tables"][0].per_user["ndcg@5"])
     assert len(list((folder / "higr" / "own" / "tables").glob("*/model/item_categories.json"))) == 2, (
         "as the model had"
@@ -482,6 +513,13 @@ def test_every_committed_trial_has_settings_that_its_system_takes(path, name, tm
                 scales = fit_item_item.scale_lists("scales", [settings["scales"]])[0]
                 assert len(scales) == len(settings["tables"]["decays"])
                 assert set(settings.get("trends", {})) <= fit_item_item.TREND_SETTINGS
+            elif system.kind == ALIGNED:
+                words = Workbench(chosen, dataset, tmp_path).command(
+                    **settings, model="m", output_dir=tmp_path, seed=0
+                )
+                _, pairing, judging, data, arguments = align.parse(words)
+                pairing.settings(data.slate_size)
+                check_best_metric(arguments, data.slate_size, judging.patience)
             elif system.kind == DECODING:
                 generation_of(json.dumps(settings["generation"]))
             elif system.kind != "mixture":
