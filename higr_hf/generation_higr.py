@@ -13,7 +13,7 @@ from .configuration_higr import SLATE_MODES
 from .item_beam_higr import ItemBeam
 from .layout_higr import SlateLayout, level_offsets
 from .search_higr import HiGRGenerateOutput, SearchOptions, SlateContext, SlateSearch
-from .trends_higr import NEWEST
+from .trends_higr import LATEST, NEWEST
 
 if TYPE_CHECKING:
     from .modeling_higr import HiGRForSlateGeneration
@@ -353,6 +353,8 @@ def _times(
             f"request_time needs a number of seconds for each of the {batch // repeats} prompts; got "
             f"{times.tolist() if times.dim() < 2 else list(times.shape)}."
         )
+    if bool(((times > LATEST) & (times != NEWEST)).any()):
+        raise ValueError(f"request_time holds {int(times.max())} seconds, past the year 5000: milliseconds?")
     return times.long().repeat_interleave(repeats, 0)
 
 

@@ -310,7 +310,7 @@ def _time(value: Any) -> int:
         return NEWEST
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise ValueError(f"request_time must be a number of seconds since 1970 UTC, or None for now; got {value!r}.")
-    return int(value)
+    return min(int(value), NEWEST - 1)  # `generate` says what is wrong with one that is too large
 
 
 def _padded(items: np.ndarray) -> torch.Tensor:

@@ -15,6 +15,9 @@ from .configuration_higr import HiGRConfig
 DAY = 86_400
 """Seconds; days are those of UTC."""
 
+LATEST = 10**11
+"""Seconds: no request is asked for later, so a larger number is one of another unit."""
+
 NEWEST = 2**62
 """A time after every table: asks for the newest days that are known."""
 
@@ -59,4 +62,4 @@ class TrendScores(nn.Module):
         self.events = torch.cat([self.events, self.events.new_zeros(len(self.events), count)], dim=1)
 
 
-__all__ = ["DAY", "NEWEST", "TrendScores"]
+__all__ = ["DAY", "LATEST", "NEWEST", "TrendScores"]

@@ -198,6 +198,12 @@ def test_times_that_are_not_one_a_prompt_are_refused(tester, model, times):
         model.generate(**prompts, request_time=times)
 
 
+def test_milliseconds_are_told_from_seconds(tester, model):
+    prompts = tester.batch([tester.prompt(model.config, [1, 2])])
+    with pytest.raises(ValueError, match="1700000000000 seconds, past the year 5000: milliseconds"):
+        model.generate(**prompts, request_time=[1_700_000_000_000])
+
+
 def test_training_does_not_see_them(tester, model):
     bare = tester.model(catalog_prior=True)
     rows = tester.batch([tester.flat(model.config, [1, 2], [3, 4, 5, 6])])
