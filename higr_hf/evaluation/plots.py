@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,8 @@ def plot_growth(
     if len(panels) != len(values) or not panels or any(list(row) != list(panels[0]) for row in panels):
         raise ValueError("Every value needs a row of panels, and all rows the same things.")
     figure, axes = _figure(len(panels[0]), len(panels))
+    from matplotlib.ticker import LogFormatter
+
     figure.set_size_inches(3.2 * len(panels[0]), 2.9 * len(panels))
     for place, (axis, (value, thing)) in enumerate(
         zip(axes, ((value, thing) for value in values for thing in panels[0]), strict=True)
@@ -191,11 +193,22 @@ def plot_growth(
         axis.set(xlabel=thing, ylabel=value if place % len(panels[0]) == 0 else None, yscale="log")
         if not named:
             axis.set_xscale("log")
-            sizes = sorted({size for points in panels[values.index(value)][thing].values() for size, _ in points})
-            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            sizes = _apart({size for points in panels[values.index(value)][thing].values() for size, _ in points})
+            axis.set_xticks(sizes, [f"{size:,}" if size == int(size) else f"{size:.2g}" for size in sizes])
             axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.5)))
     axes[0].legend()
     return _save(figure, path)
+
+
+def _apart(sizes: Iterable[float]) -> list[float]:
+    """Sizes in order, without those whose labels would stand on the one before."""
+    kept: list[float] = []
+    for size in sorted(sizes):
+        if not kept or size > 1.2 * kept[-1]:
+            kept.append(size)
+    return kept
 
 
 def plot_learning(

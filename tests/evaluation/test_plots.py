@@ -7,6 +7,7 @@ import builtins
 import numpy as np
 import pytest
 
+from higr_hf.evaluation import plots
 from higr_hf.evaluation.plots import (
     best_tradeoffs,
     code_usage,
@@ -53,14 +54,26 @@ def test_labels_stand_apart(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     from matplotlib.text import Text
 
-    from higr_hf.evaluation import plots
-
     seen = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: seen.append(figure))
     close = {f"setting {number}": (1 + number / 100, 0.2) for number in range(8)}
     plot_tradeoff({"all": close}, tmp_path, cost="ms", value="NDCG@5", groups=dict.fromkeys(close, "higr"))
     boxes = [Text.get_window_extent(text) for text in seen[0].axes[0].texts]
     assert [text.get_text() for text in seen[0].axes[0].texts] == list(close)
+    assert not any(box.count_overlaps(boxes[:place]) for place, box in enumerate(boxes))
+
+
+def test_sizes_that_are_alike_share_a_label(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    seen = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: seen.append(figure))
+    lines = {"higr": [(0.0913, 2.07), (0.2199, 2.02), (1.7766, 1.97)], "onerec": [(0.091, 2.87), (0.2188, 2.34)]}
+    plot_growth([{"million parameters": lines}], ["loss"], tmp_path)
+    figure = seen[0]
+    figure.canvas.draw()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert [label.get_text() for label in labels] == ["0.091", "0.22", "1.8"]
+    boxes = [label.get_window_extent() for label in labels]
     assert not any(box.count_overlaps(boxes[:place]) for place, box in enumerate(boxes))
 
 
