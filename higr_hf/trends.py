@@ -71,6 +71,8 @@ def fit_trends(
     for name, value in (("days", days), ("max_days", 1 if max_days is None else max_days)):
         if value < 1 or value != int(value):
             raise ValueError(f"{name} must be a whole number of days from 1, got {value}.")
+    if max_days is not None and max_days < days:
+        raise ValueError(f"max_days ({max_days}) must be at least days ({days}): requests read so many.")
     if not 0 < smoothing < math.inf:
         raise ValueError(f"smoothing must be a positive number of events, got {smoothing}.")
     items, _ = training_sequences(train, item_ids)

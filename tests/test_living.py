@@ -15,6 +15,8 @@ from higr_hf.checkpoint import CheckpointError
 from higr_hf.configuration_higr import SLATE_MODES
 from higr_hf.living import add_items, remove_items, restore_items, update_catalog
 from higr_hf.semantic_ids import fit_semantic_ids
+from higr_hf.trends_higr import NEWEST
+from tests.model_tester import ADDED_SCORES, fill_tables
 
 RNG = np.random.default_rng(5)
 EMBEDDINGS = RNG.normal(size=(30, 6)).astype("float32")
@@ -26,8 +28,7 @@ def fitted():
     return fit_semantic_ids(EMBEDDINGS, method="rq-kmeans", codebook_sizes=(4, 4, 4), progress=False)
 
 
-@pytest.fixture
-def parts(fitted):
+def make_parts(fitted, **changes):
     """Model, tokenizer and quantiser of a catalogue of 30 items."""
     ids = [f"i{row}" for row in range(len(fitted.codes))]
     tokenizer = HiGRTokenizer.from_codes(ids, fitted.codes, fitted.codebook_sizes, titles=[f"T{i}" for i in ids])
@@ -35,17 +36,37 @@ def parts(fitted):
     config = HiGRConfig(
         codebook_sizes=list(fitted.codebook_sizes), num_items=30, hidden_size=16, intermediate_size=32,
         encoder_layers=1, planner_layers=1, initializer_range=0.4, slate_size=4, max_history=12,
-        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_fingerprint=tokenizer.fingerprint, **changes,
     )  # fmt: skip
     model = HiGRForSlateGeneration(config).eval()
     model.set_catalog(torch.tensor(fitted.codes))
-    return model, tokenizer, fitted.model
+    return fill_tables(model), tokenizer, fitted.model
+
+
+@pytest.fixture
+def parts(fitted):
+    return make_parts(fitted)
 
 
 def slate_ids(model, tokenizer, histories, **options) -> list[list[str]]:
     prompts = tokenizer.encode_prompts(histories)
     items = model.generate(**prompts, return_dict_in_generate=True, **options).slates
     return [[tokenizer.item_ids[item] for item in row] for row in items.tolist()]
+
+
+def test_nothing_speaks_for_new_items_beside_the_plans(fitted, tmp_path):
+    model, tokenizer, quantizer = make_parts(fitted, **ADDED_SCORES)
+    now, histories = torch.tensor([NEWEST]), torch.tensor([[1, 2, 1]])
+    scorers = ((model.model.item_item, histories), (model.model.repeats, histories), (model.model.trends, now))
+    before = [scorer(told) for scorer, told in scorers]
+    add_items(model, tokenizer, quantizer, [f"n{row}" for row in range(9)], NEW)
+    for (scorer, told), old in zip(scorers, before, strict=True):
+        grown = scorer(told)
+        assert old.any() and torch.equal(grown[:, :30], old)
+        assert grown.shape == (1, 39) and not grown[:, 30:].any()
+    save_checkpoint(tmp_path / "grown", model, tokenizer)
+    again, names = load_checkpoint(tmp_path / "grown")
+    assert slate_ids(again, names, [["i1", "n3"]]) == slate_ids(model, tokenizer, [["i1", "n3"]])
 
 
 def test_new_items_join_without_changing_the_old_ones(parts):

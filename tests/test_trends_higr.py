@@ -114,7 +114,9 @@ def test_old_days_can_be_kept_as_one(log):
     assert torch.equal(scores_of(short)(now), scores_of(whole)(now))
 
 
-@pytest.mark.parametrize("options", [{"days": 0}, {"days": 1.5}, {"smoothing": 0.0}, {"max_days": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"days": 0}, {"days": 1.5}, {"smoothing": 0.0}, {"max_days": 0}, {"max_days": 6}], ids=str
+)
 def test_settings_out_of_range_are_refused(log, options):
     train = leave_last_out(log, slate_size=2)["train"]
     with pytest.raises(ValueError, match=next(iter(options))):

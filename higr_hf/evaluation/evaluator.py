@@ -27,9 +27,9 @@ class SlateEvaluator:
     """Scores slates against the target slates of a split, over the full catalogue.
 
     The recommender gets the rows of a batch *without* their targets, as a dictionary of lists: the split's `user_id`
-    and `history_*` columns, and two that are added here, `history_indices` (int64 `[H]` a row, the catalogue's item
-    indices, unknown items left out) and `exclude_indices` (int64 `[E]` a row, items that must not be recommended); and
-    `request_timestamps`, where the split has times, when each slate is asked for: at its first target event. It
+    and `history_*` columns, and what is added here: `history_indices` (int64 `[H]` a row, the catalogue's item
+    indices, unknown items left out), `exclude_indices` (int64 `[E]` a row, items that must not be recommended) and,
+    where the split has times, `request_timestamps` (seconds since 1970 UTC, when the first target event was). It
     returns int64 `[B, M]` (array or tensor), -1 for an empty or illegal slot.
 
     Metrics, M being the slate size: `hit@M`, `recall@M`, `ndcg@M` against all target items; `view_hit@M` ... against

@@ -82,7 +82,7 @@ def test_saved_and_loaded_it_is_the_same(train, tmp_path):
         Trending(ITEMS[:2], days=2).load_arrays(trending.arrays())
 
 
-def test_without_times_in_a_split_it_ranks_by_now(train):
+def test_untold_it_ranks_by_now(train):
     popular = Popularity(ITEMS).fit(train)
     assert not popular.reads_time
     untold = Trending(ITEMS, days=9).fit(train)  # all days: no trend, the share of all alone
