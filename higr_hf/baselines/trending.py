@@ -22,7 +22,7 @@ class Trending(ScoringBaseline):
 
     Args:
         item_ids: the catalogue; the place in it is the item index.
-        days, smoothing: of [`fit_trends`].
+        days, smoothing, max_days: of [`fit_trends`].
         popularity: add the log of the item's share of all events, which makes the sum that of its share in those days,
             as far as they tell. Without it the trend alone, for mixtures with a system that knows what is popular.
 
@@ -36,10 +36,16 @@ class Trending(ScoringBaseline):
     reads_time: ClassVar[bool] = True
 
     def __init__(
-        self, item_ids: Sequence[str], *, days: int = 7, smoothing: float = 10.0, popularity: bool = True
+        self,
+        item_ids: Sequence[str],
+        *,
+        days: int = 7,
+        smoothing: float = 10.0,
+        max_days: int | None = None,
+        popularity: bool = True,
     ) -> None:
-        super().__init__(item_ids, days=days, smoothing=smoothing, popularity=popularity)
-        self.days, self.smoothing, self.popularity = days, smoothing, popularity
+        super().__init__(item_ids, days=days, smoothing=smoothing, max_days=max_days, popularity=popularity)
+        self.days, self.smoothing, self.max_days, self.popularity = days, smoothing, max_days, popularity
         self._take(0, np.zeros((2, self.num_items), dtype=np.int32))
 
     def _take(self, start: int, events: np.ndarray) -> None:
@@ -58,7 +64,7 @@ class Trending(ScoringBaseline):
 
     def fit(self, train: Dataset, validation: Dataset | None = None) -> Trending:
         """Count the events of the training split by item and day."""
-        trends = fit_trends(train, self.item_ids, days=self.days, smoothing=self.smoothing)
+        trends = fit_trends(train, self.item_ids, days=self.days, smoothing=self.smoothing, max_days=self.max_days)
         self._take(trends.start, trends.events)
         return self
 

@@ -56,7 +56,16 @@ def test_every_user_gets_what_was_popular_before_their_request(train):
         trending.recommend([[]], 1, times=at[:2])
 
 
-def test_a_mixture_tells_the_part_that_reads_the_time(train):
+def test_of_the_newest_days_alone_what_came_before_them_is_no_trend(train):
+    newest = Trending(ITEMS, days=2, smoothing=2.0, max_days=2, popularity=False).fit(train)  # days 101 and 102
+    (scores,) = newest.score_blocks([[0]] * 2, [101 * DAY, 102 * DAY])
+    assert scores[0].tolist() == [0, 0, 0]  # day 100, that of a, lies before them
+    recent, expected = [0, 2, 0], [2 * 5 / 9, 2 * 3 / 9, 2 * 1 / 9]
+    by_hand = [math.log((n + 2) / (e + 2)) for n, e in zip(recent, expected, strict=True)]
+    assert scores[1].tolist() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_mixture_tells_the_part_that_reads_the_time(train, tmp_path):
     log = synthetic_log(num_users=30, num_items=12, num_topics=3, length=60)
     splits = leave_last_out(log)
     ease, trending = EASE(log.item_ids), Trending(log.item_ids, days=1, popularity=False)
@@ -69,6 +78,10 @@ def test_a_mixture_tells_the_part_that_reads_the_time(train):
     (found,) = mixture.score_blocks(histories, times)
     (trend,) = trending.score_blocks(histories, times)
     np.testing.assert_allclose(found, ease.scores(histories) + np.float32(0.5) * trend, rtol=1e-6)
+    outer = Mixture(log.item_ids, first=mixture, second=ease, weight=2.0)
+    again = Baseline.from_pretrained(outer.save_pretrained(tmp_path / "outer"))
+    (nested,) = again.score_blocks(histories, times)
+    np.testing.assert_allclose(nested, found + 2 * ease.scores(histories), rtol=1e-5, atol=1e-6)
     assert evaluator.evaluate(mixture).metrics["ndcg@5"] > 0
 
 
