@@ -315,6 +315,7 @@ def test_fingerprint_tells_layouts_and_catalogues_apart_but_not_titles():
 
 
 def test_copies_and_added_tokens_survive(tokenizer, tmp_path):
+    # `Dataset.map` hands a tokenizer to its worker processes this way; no file is read so.
     for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert other.fingerprint == tokenizer.fingerprint and other.build_prompt(["tea"]) == tokenizer.build_prompt(
             ["tea"]
