@@ -65,6 +65,7 @@ class Experiment:
         settings: see [`ExperimentSettings`].
         embeddings: float `[N, E]`, for the diversity of slates.
         slate_size: M.
+        list_size: items that are recommended when the model is judged; M by default.
         seed: of the weights and of the validation users.
 
     Raises:
@@ -86,10 +87,12 @@ class Experiment:
         *,
         embeddings: np.ndarray | None = None,
         slate_size: int = 5,
+        list_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.splits, self.tokenizer, self.edges, self.settings = splits, tokenizer, edges, settings
         self.embeddings, self.slate_size, self.seed = embeddings, slate_size, seed
+        self.list_size = slate_size if list_size is None else list_size
         for name in ("num_feedback_levels", "num_time_buckets"):
             if getattr(tokenizer, name) != getattr(edges, name):
                 raise ValueError(
@@ -165,7 +168,7 @@ class Experiment:
         return SlateJudge(
             splits=self.splits,
             tokenizer=self.tokenizer,
-            slate_size=self.slate_size,
+            slate_size=self.list_size,
             generation=self.settings.generation,
             wish=self.settings.wish,
             exclude_history=self.settings.exclude_history,

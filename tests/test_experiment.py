@@ -143,6 +143,17 @@ def test_evaluation_excludes_the_history_unless_told_otherwise():
     assert not experiment(repeats).evaluator("test").exclude_history
 
 
+def test_a_model_of_small_slates_may_be_judged_by_a_longer_list(tmp_path):
+    settings = ExperimentSettings(eval_users=5, model={"hidden_size": 16, "intermediate_size": 32})
+    run = experiment(settings, list_size=4)
+    assert (run.config.slate_size, run.collator().slate_size) == (3, 3), "trained for what is held out"
+    result = run.evaluate("test", progress=False, num_resamples=0)
+    assert result.slates.shape == (24, 4)
+    assert "ndcg@4" in result.metrics and "ndcg@3" not in result.metrics
+    assert "eval_ndcg@4" in run.trainer(arguments(tmp_path)).evaluate()
+    assert experiment(settings).list_size == 3
+
+
 def test_with_generation_shares_the_model_and_changes_the_decoding():
     run = experiment(ExperimentSettings(generation={"num_beams": 3, "slate_mode": "sequential"}))
     twin = run.with_generation(slate_mode="plan_once")

@@ -72,7 +72,7 @@ class Workbench:
         self.protocol = self.plan.datasets[self.name]
         options = {"slate_size": self.protocol.list_size, **self.protocol.data}
         self.options = {key: json.dumps(v) if isinstance(v, (dict, list)) else v for key, v in options.items()}
-        self.arguments = DataArguments(**self.options)
+        self.arguments = DataArguments(**self.options, list_size=self.protocol.list_size)
 
     @property
     def protocol_facts(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Workbench:
     def command(self, **options: Any) -> list[str]:
         """A script's arguments: the data's, and these."""
         flat = []
-        for key, value in {**self.options, **options}.items():
+        for key, value in {**self.options, "list_size": self.protocol.list_size, **options}.items():
             flat += [f"--{key}", json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)]
         return flat
 
@@ -167,7 +167,7 @@ def fit_system(
         return load_system(bench, system, settings, work / "model")
     if system.kind == SLATES:
         options["tokenizer"] = str(bench.tokenizer(system.tokenizer, seed))
-        clock = LearningClock(f"eval_ndcg@{bench.arguments.slate_size}")
+        clock = LearningClock(f"eval_ndcg@{bench.arguments.list_size}")
         metrics = train.main(bench.command(**options), callbacks=[clock])
         trained = load_system(bench, system, settings, work / "model")
         return replace(trained, history=clock.history, validation_loss=metrics.get("loss"))

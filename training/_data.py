@@ -71,7 +71,11 @@ class DataArguments:
     min_item_events: int = field(
         default=1, metadata={"help": "Drop items, and users of one event, below so many engaged events (k-core)."}
     )
-    slate_size: int = field(default=5, metadata={"help": "M, items a slate."})
+    slate_size: int = field(default=5, metadata={"help": "M, items a slate; so many are held out."})
+    list_size: int | None = field(
+        default=None,
+        metadata={"help": "Items that a judged list has, such as 10 where one event is held out; M by default."},
+    )
     protocol: str = field(
         default="leave-last-out",
         metadata={"help": "leave-last-out, or baskets: real lists as targets, for logs with basket ids."},
@@ -83,7 +87,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"--protocol is {self.protocol!r}: use one of {sorted(PROTOCOLS)}")
-        for name in ("slate_size", "min_item_events"):
+        self.list_size = self.slate_size if self.list_size is None else self.list_size
+        for name in ("slate_size", "list_size", "min_item_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         own = ("items", "feedback", "view_rule", "negative_rule", "engaged_rule")

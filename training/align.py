@@ -169,10 +169,10 @@ def align(
     method = options.method
     arguments.__class__ = get_method(method).config  # the trainer pickles it, which needs a class with an address
     check_config(method, arguments)
-    check_best_metric(arguments, data.slate_size, judging.patience)
+    check_best_metric(arguments, data.list_size, judging.patience)
     pair_settings = pairing.settings(data.slate_size)
     settings = AlignmentSettings(
-        slate_size=data.slate_size,
+        slate_size=data.list_size,
         generation=generation_of(judging.generation),
         wish=judging.wish,
         exclude_history=judging.exclude_history,

@@ -60,14 +60,14 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     check_unseen(data.slate_size, model)
     output = check_output(options.output_dir)
     model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    recommender = SlateRecommender(model, tokenizer, data.slate_size, options.wish, generation)
+    recommender = SlateRecommender(model, tokenizer, data.list_size, options.wish, generation)
     check_wish(options.wish, recommender.edges)
     log, splits = load_splits(data)
     vectors = diversity_vectors(log, splits, options.diversity_embeddings)
     evaluator = SlateEvaluator(
         splits[options.split],
         tokenizer.item_ids,
-        slate_size=data.slate_size,
+        slate_size=data.list_size,
         embeddings=None if vectors is None else aligned(vectors, log.item_ids, tokenizer.item_ids),
         exclude_history=options.exclude_history,
         batch_size=options.batch_size,
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
     name = model.config.model_type
     systems = {
         name: result,
-        "popularity": evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity"),
+        "popularity": evaluator.evaluate(lambda batch: popular(batch, data.list_size), desc="Popularity"),
     }
     report = Report(
         f"{options.model} on {data.name}, {options.split} split",
@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> EvaluationResult:
             "licence": log.info.licence,
             "protocol": data.protocol,
             "slate_size": data.slate_size,
+            "list_size": data.list_size,
             "generation": generation,
             "wish": options.wish,
             "exclude_history": options.exclude_history,

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     judge = SlateJudge(
         splits=splits,
         tokenizer=tokenizer,
-        slate_size=data.slate_size,
+        slate_size=data.list_size,
         generation=generation,
         exclude_history=options.exclude_history,
     )

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     if arguments.world_size > 1:
         raise SystemExit("error: the quickstart is one process; train on several with training.train")
     settings, edges = model.settings(), model.edges()
-    check_best_metric(arguments, data.slate_size, model.patience)
+    check_best_metric(arguments, data.list_size, model.patience)
     fitting = mapping("tokenizer_settings", options.tokenizer_settings, _FIT_SETTINGS)
     codebook_sizes = numbers("codebook_sizes", options.codebook_sizes)
     output = check_output(arguments.output_dir)
@@ -131,7 +131,14 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
                 thing.save_pretrained(folder)
     with stage("Training"):
         experiment = Experiment(
-            splits, tokenizer, edges, settings, embeddings=diversity, slate_size=data.slate_size, seed=seed
+            splits,
+            tokenizer,
+            edges,
+            settings,
+            embeddings=diversity,
+            slate_size=data.slate_size,
+            list_size=data.list_size,
+            seed=seed,
         )
         trainer = experiment.trainer(arguments)
         trainer.train(
@@ -149,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     with stage("Evaluation"):
         popular = Popularity(tokenizer.item_ids).fit(splits["train"])
         results["higr"] = experiment.evaluate("test")
-        popularity = evaluator.evaluate(lambda batch: popular(batch, data.slate_size), desc="Popularity")
+        popularity = evaluator.evaluate(lambda batch: popular(batch, data.list_size), desc="Popularity")
     if aligning is not None:
         with stage("Alignment"):
             align.align(*aligning[:3], data, aligning[-1])

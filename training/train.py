@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = (
     )
     arguments.remove_unused_columns = False
     settings, edges = options.settings(), options.edges()
-    check_best_metric(arguments, data.slate_size, options.patience)
+    check_best_metric(arguments, data.list_size, options.patience)
     tokenizer = load_tokenizer(source.tokenizer, edges)
     output = check_output(arguments.output_dir)
     checkpoint = checkpoint_to_resume(arguments.resume_from_checkpoint, output, tokenizer)
@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = (
         settings,
         embeddings=None if vectors is None else aligned(vectors, log.item_ids, tokenizer.item_ids),
         slate_size=data.slate_size,
+        list_size=data.list_size,
         seed=arguments.seed,
     )
     trainer = experiment.trainer(arguments, callbacks=callbacks)

@@ -292,6 +292,46 @@ def test_slates_of_one_item_have_no_diversity_and_are_kept(folder):
 
 
 @pytest.mark.slow
+def test_slate_models_join_in_where_one_event_is_held_out_and_a_list_is_ranked(folder):
+    higr = {
+        "kind": "slates",
+        "system": "higr",
+        "tokenizer": "ids",
+        "settings": {
+            "model": {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "catalog_prior": True},
+            "generation": {"slate_mode": "first_plan", "num_beams": 8},
+            "diversity_embeddings": "collaborative",
+            "max_steps": 4,
+            "per_device_train_batch_size": 16,
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "eval_steps": 2,
+            "save_steps": 2,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_ndcg@6",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        },
+    }
+    tables = {"decays": [3, 0], "neighbours": 7}
+    settings = {"tables": tables, "scales": [5, 1], "generation": {"slate_mode": "first_plan", "num_beams": 8}}
+    joined = {"kind": "item-item", "system": "higr", "variant": "tables", "parts": ["higr"], "settings": settings}
+    path = plan(folder, {"higr": higr, "tables": joined}, "single-out", {"list_size": 6})
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["own"]["data"]["slate_size"] = 1
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    results = run(folder, path, name="single-out", seeds="[0]")["own"]
+    for name in ("higr", "tables"):
+        (result,) = results[name]
+        assert result.slates.shape[1] == 6
+        assert result.metrics["hit@6"] == result.metrics["recall@6"], "one target a user"
+    (unit,) = (folder / "single-out" / "own" / "higr").iterdir()
+    assert load_checkpoint(unit / "model")[0].config.slate_size == 1
+    assert results["tables"][0].metrics["ndcg@6"] > results["higr"][0].metrics["ndcg@6"]
+
+
+@pytest.mark.slow
 def test_slate_models_are_trained_by_their_own_script_and_compared_user_by_user(folder):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "max_history": 10, "dense_head": False}
     common = {

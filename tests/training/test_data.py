@@ -116,6 +116,7 @@ def test_bad_options_are_refused_by_name(tmp_path, capsys):
     for argv, message in (
         (["--protocol", "random"], "--protocol is 'random': use one of ['baskets', 'leave-last-out']"),
         (["--slate_size", "0"], "--slate_size must be at least 1, got 0"),
+        (["--list_size", "0"], "--list_size must be at least 1, got 0"),
         (["--view_rule", "rating >= 4"], "--view_rule describes your own log: name that with --interactions"),
     ):
         with pytest.raises(SystemExit):

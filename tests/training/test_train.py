@@ -122,6 +122,7 @@ def test_what_training_refuses(own, tmp_path):
     assert "There is no preset 'huge'" in says(preset="huge")
     assert "hidden_size (30) must be a multiple" in says(model="{hidden_size: 30, num_attention_heads: 2}")
     assert "use eval_ndcg@3" in says(slate_size=3, metric_for_best_model="eval_ndcg@5")
+    assert "use eval_ndcg@7" in says(slate_size=3, list_size=7, metric_for_best_model="eval_ndcg@3")
     assert "--patience needs something to watch" in says(patience=2)
     (folder / "file").touch()
     assert "cannot be written to: Not a directory" in says(output_dir=str(folder / "file" / "run"))
