@@ -81,6 +81,7 @@ class SystemPlan:
             differently.
         deterministic: one seed is as good as many.
         datasets: where it is measured; everywhere by default.
+        chosen_by: the metric on validation that takes a trial, at the dataset's list size.
         trained_once: nothing in its training, the choice of the best epoch included, asks how a dataset judges it, so
             that one that is `trained_on` another takes its networks from there.
     """
@@ -96,6 +97,7 @@ class SystemPlan:
     parts: tuple[str, ...] = ()
     deterministic: bool = False
     datasets: tuple[str, ...] | None = None
+    chosen_by: str = "ndcg"
     trained_once: bool = False
 
     def __post_init__(self) -> None:

@@ -80,11 +80,11 @@ class Benchmark:
         self.networks = None if source is None else Benchmark(plan, source, root)
 
     def tune(self, system: SystemPlan) -> int:
-        """The trial with the best validation figure, all of them with the plan's one seed."""
+        """The trial with the best figure on validation, all of them with the plan's one seed."""
         trials = self.plan.trials(system, self.dataset)
         if len(trials) == 1:
             return 0
-        metric = f"ndcg@{self.plan.datasets[self.dataset].list_size}"
+        metric = f"{system.chosen_by}@{self.plan.datasets[self.dataset].list_size}"
         scores = [self.fit(system, trial, self.plan.tuned_on)[1].validation[metric] for trial in trials]
         best = max(trials, key=scores.__getitem__)
         listed = ", ".join(f"{score:.4f}" for score in scores)

@@ -14,6 +14,7 @@ from .ranking import top_items
 from .sequential import HSTU, BERT4Rec, SASRec
 from .tiger import TIGER
 from .trending import Trending
+from .view_rate import ViewRate
 
 __all__ = [
     "EASE",
@@ -32,5 +33,6 @@ __all__ = [
     "SASRecItemVectors",
     "ScoringBaseline",
     "Trending",
+    "ViewRate",
     "top_items",
 ]

@@ -116,6 +116,23 @@ def test_the_tuned_trial_is_the_best_on_validation(folder, finished):
     assert [json.loads((path / "unit.json").read_text())["settings"] for path in chosen] == [best["settings"]]
 
 
+def test_a_system_may_be_tuned_by_another_metric(folder):
+    ease = {"kind": "ease", "system": "ease", "deterministic": True, "settings": {"l2": 10.0}}
+    rates = {"kind": "view-rate", "system": "popularity", "deterministic": True}
+    trials = [{"weight": weight} for weight in (0.0, 0.2, 0.4)]
+    mixed = {**MIXTURE, "parts": ["ease", "rates"], "deterministic": True, "trials": trials}
+    taken = {}
+    for metric in ("ndcg", "view_ndcg"):
+        path = plan(folder, {"ease": ease, "rates": rates, "mixed": {**mixed, "chosen_by": metric}}, metric)
+        run(folder, path, name=metric, only="mixed")
+        units = list((folder / metric / "own" / "mixed").iterdir())
+        outcomes = {unit: json.loads((unit / "unit.json").read_text()) for unit in units}
+        (chosen,) = (unit for unit in units if (unit / "test").is_dir())
+        assert chosen == max(units, key=lambda unit: outcomes[unit]["validation"][f"{metric}@5"])
+        taken[metric] = outcomes[chosen]["settings"]["weight"]
+    assert taken["ndcg"] < taken["view_ndcg"]
+
+
 def test_popularity_and_ease_are_what_an_independent_count_gives(folder, finished):
     """Exact figures by dense NumPy, from the log's own file."""
     _, results = finished
