@@ -31,8 +31,8 @@ from ._args import check_output, mapping, numbers, parse_recipe, parsed, run
 from ._data import DataArguments, load_splits
 from ._model import generation_of
 
-TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids", "slate_size"}
-"""What may be chosen of the tables: the split, the catalogue and the slate size are the data's."""
+TABLE_SETTINGS = set(inspect.signature(fit_item_item).parameters) - {"train", "item_ids"}
+"""What may be chosen of the tables: the split and the catalogue are the data's, and the slate size unless said."""
 
 TREND_SETTINGS = {"scale", *inspect.signature(fit_trends).parameters} - {"train", "item_ids"}
 
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     counting = None if options.trends is None else mapping("trends", options.trends, TREND_SETTINGS)
     log, splits = load_splits(data)
     began = time.perf_counter()
-    tables = fit_item_item(splits["train"], tokenizer.item_ids, slate_size=data.slate_size, **fitting)
+    tables = fit_item_item(splits["train"], tokenizer.item_ids, **{"slate_size": data.slate_size, **fitting})
     seconds = time.perf_counter() - began
     if counting is not None:
         scale = counting.pop("scale", 1.0)

@@ -150,7 +150,8 @@ def main(argv: list[str] | None = None) -> dict[str, EvaluationResult]:
     if tables is not None:
         with stage("Item-item tables"):
             results["higr, without tables"] = experiment.evaluate("test")
-            fitted_tables = fit_item_item(splits["train"], tokenizer.item_ids, slate_size=data.slate_size, **tables)
+            asked = {"slate_size": data.slate_size, **tables}
+            fitted_tables = fit_item_item(splits["train"], tokenizer.item_ids, **asked)
             attach_best(fitted_tables, scales, experiment.recommender(), experiment.evaluator("validation"))
     save_checkpoint(output / "model", experiment.model, tokenizer, categories_file(log.items))
     with stage("Evaluation"):
