@@ -331,7 +331,7 @@ def test_slate_models_join_in_where_one_event_is_held_out_and_a_list_is_ranked(f
             "use_cpu": True,
         },
     }
-    tables = {"decays": [3, 0], "neighbours": 7}
+    tables = {"decays": [3, 0], "neighbours": 7, "slate_size": 3}
     settings = {"tables": tables, "scales": [5, 1], "generation": {"slate_mode": "first_plan", "num_beams": 8}}
     joined = {"kind": "item-item", "system": "higr", "variant": "tables", "parts": ["higr"], "settings": settings}
     path = plan(folder, {"higr": higr, "tables": joined}, "single-out", {"list_size": 6})
@@ -346,6 +346,11 @@ def test_slate_models_join_in_where_one_event_is_held_out_and_a_list_is_ranked(f
     (unit,) = (folder / "single-out" / "own" / "higr").iterdir()
     assert load_checkpoint(unit / "model")[0].config.slate_size == 1
     assert results["tables"][0].metrics["ndcg@6"] > results["higr"][0].metrics["ndcg@6"]
+    bench = Workbench(load_plan(path), "own", folder / "single-out")
+    told = fit_item_item.fit_item_item(bench.data[1]["train"], bench.item_ids, **tables)
+    (unit,) = (folder / "single-out" / "own" / "tables").iterdir()
+    weights = load_checkpoint(unit / "model")[0].model.item_item.weights
+    np.testing.assert_array_equal(weights.numpy(), told.weights)  # of the next three
 
 
 @pytest.mark.slow
