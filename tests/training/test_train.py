@@ -92,6 +92,10 @@ def test_from_a_log_to_slates_in_a_fresh_process(tmp_path):
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout.splitlines()[-1]) == result.slates.tolist()
 
+    longer = evaluate.main([*argv, "--list_size", "7"])
+    assert longer.slates[:, :5].tolist() == result.slates.tolist(), "slot by slot: two more behind the same five"
+    assert "ndcg@7" in longer.metrics
+
     # What the evaluation refuses.
     assert "has seen in training: use 5 or less" in complaint(evaluate.main, [*argv, "--slate_size", "6"])
     assert "--generation has no setting 'num_beam'; did you mean" in complaint(
