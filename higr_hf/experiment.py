@@ -143,7 +143,7 @@ class Experiment:
         validation = self.sequences("validation")
 
         def slate_metrics(model: HiGRForSlateGeneration) -> dict[str, float]:
-            return evaluator.evaluate(self.recommender()).metrics
+            return evaluator.evaluate(self.recommender()).known_metrics
 
         collator = self.collator()
         runs = collator.num_runs if self.settings.every_event else lambda length: 1

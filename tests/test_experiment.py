@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -152,6 +153,17 @@ def test_a_model_of_small_slates_may_be_judged_by_a_longer_list(tmp_path):
     assert "ndcg@4" in result.metrics and "ndcg@3" not in result.metrics
     assert "eval_ndcg@4" in run.trainer(arguments(tmp_path)).evaluate()
     assert experiment(settings).list_size == 3
+
+
+def test_what_no_slate_has_is_left_out_while_training(tmp_path):
+    """One item has no diversity: a value that JSON has no word for would end the run when its log is written."""
+    settings = ExperimentSettings(eval_users=5, model={"hidden_size": 16, "intermediate_size": 32})
+    vectors = np.random.default_rng(0).normal(size=(len(LOG.items), 4))
+    run = experiment(settings, list_size=1, embeddings=vectors)
+    assert np.isnan(run.evaluate("test", progress=False, num_resamples=0).metrics["diversity"])
+    measured = run.trainer(arguments(tmp_path)).evaluate()
+    assert "eval_ndcg@1" in measured and "eval_diversity" not in measured
+    json.dumps(measured, allow_nan=False)
 
 
 def test_with_generation_shares_the_model_and_changes_the_decoding():

@@ -230,11 +230,11 @@ def align(
     )
     main_process = work.trainer.is_world_process_zero()
     if start is None and main_process and checkpoint is None:
-        start = work.evaluate("validation").metrics
+        start = work.evaluate("validation").known_metrics
     work.train(checkpoint)
     if not main_process:
         return None
-    metrics = work.evaluate("validation").metrics
+    metrics = work.evaluate("validation").known_metrics
     save_checkpoint(output / "model", work.model, tokenizer, categories_file(log.items))
     record = {
         "method": method,

@@ -110,7 +110,7 @@ class AlignmentRun:
 
         def slate_metrics(model: PreTrainedModel) -> dict[str, float]:
             with self.tables.attached(model):
-                return evaluator.evaluate(self.judge.recommender(model)).metrics
+                return evaluator.evaluate(self.judge.recommender(model)).known_metrics
 
         callbacks = []
         if self.settings.patience:
