@@ -177,7 +177,7 @@ class Fixed:
     """An evaluation with one number."""
 
     def __init__(self, value: float) -> None:
-        self.metrics = {"ndcg@5": value}
+        self.metrics = self.known_metrics = {"ndcg@5": value}
 
 
 @pytest.mark.parametrize("lora", [False, True])
